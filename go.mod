@@ -1,0 +1,3 @@
+module github.com/clarion-lb/clarion
+
+go 1.26
