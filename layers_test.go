@@ -27,7 +27,7 @@ var owners = map[string][]string{
 	"github.com/hashicorp/memberlist":    {"internal/member"},
 	"github.com/containernetworking/":    {"cni", "cmd/clarion-cni"},
 	"github.com/prometheus/":             {"internal/metrics", "provider", "cmd/"},
-	"os/exec":                            {"internal/nstest", "internal/image"},
+	"os/exec":                            {"internal/nstest"},
 	"github.com/hashicorp/go-multierror": {"config"},
 }
 
