@@ -83,6 +83,7 @@ type Service struct {
 	ExternalIPs []netip.Addr // spec.externalIPs
 	VIPs        []netip.Addr // status.loadBalancer.ingress with ipMode VIP or none
 	Ours        bool         // the VIPs are Clarion's to announce: type LoadBalancer and of our class
+	OtherProxy  bool         // another proxy serves it: label service.kubernetes.io/service-proxy-name or headless
 	ShareKey    string       // annotation clarion.dev/share; empty when not shared
 	Ports       []Port
 
