@@ -37,7 +37,7 @@ func TestArchiveNamesWhatItHolds(t *testing.T) {
 	}
 	files := untar(t, &buf)
 	var manifest []struct {
-		Config         string
+		Config           string
 		RepoTags, Layers []string
 	}
 	if err := json.Unmarshal(files["manifest.json"], &manifest); err != nil {
