@@ -70,6 +70,7 @@ type Link struct {
 	Name     string
 	MAC      MAC
 	Prefixes []netip.Prefix // on-link prefixes, masked
+	Gateways []netip.Addr   // next hops of the default routes through it, preferred first
 }
 
 // A Service is everything that the parts need to know of one Service and its

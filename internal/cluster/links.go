@@ -12,17 +12,21 @@ type linkJSON struct {
 	Name     string   `json:"name"`
 	MAC      string   `json:"mac"`
 	Prefixes []string `json:"prefixes,omitempty"`
+	Gateways []string `json:"gateways,omitempty"`
 }
 
 // FormatLinks writes links as the value of the annotation clarion.dev/links:
 //
-//	[{"name":"eth0","mac":"02:00:00:00:00:01","prefixes":["192.0.2.0/24"]}]
+//	[{"name":"eth0","mac":"02:00:00:00:00:01","prefixes":["192.0.2.0/24"],"gateways":["192.0.2.1"]}]
 func FormatLinks(links []Link) string {
 	out := make([]linkJSON, len(links))
 	for i, l := range links {
 		out[i] = linkJSON{Name: l.Name, MAC: l.MAC.String()}
 		for _, p := range l.Prefixes {
 			out[i].Prefixes = append(out[i].Prefixes, p.String())
+		}
+		for _, g := range l.Gateways {
+			out[i].Gateways = append(out[i].Gateways, g.String())
 		}
 	}
 	text, err := json.Marshal(out)
@@ -52,6 +56,13 @@ func ParseLinks(text string) ([]Link, error) {
 				return nil, fmt.Errorf("[%d].prefixes[%d]: %q is not a CIDR", i, j, text)
 			}
 			link.Prefixes = append(link.Prefixes, p.Masked())
+		}
+		for j, text := range l.Gateways {
+			g, err := netip.ParseAddr(text)
+			if err != nil || g.Zone() != "" {
+				return nil, fmt.Errorf("[%d].gateways[%d]: %q is not an address", i, j, text)
+			}
+			link.Gateways = append(link.Gateways, g)
 		}
 		out = append(out, link)
 	}

@@ -9,7 +9,8 @@ import (
 
 func TestLinksSurviveTheAnnotation(t *testing.T) {
 	want := []Link{
-		{Name: "eth0", MAC: MAC{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:1::/64")}},
+		{Name: "eth0", MAC: MAC{2, 0, 0, 0, 0, 1}, Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:1::/64")},
+			Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("fe80::1")}},
 		{Name: "bond0", MAC: MAC{2, 0, 0, 0, 0, 2}},
 	}
 	got, err := ParseLinks(FormatLinks(want))
@@ -23,6 +24,7 @@ func TestParseLinksNamesTheMistake(t *testing.T) {
 		`{`:                        "not a JSON list",
 		`[{"name":"a","mac":"x"}]`: `[0].mac: "x"`,
 		`[{"mac":"02:00:00:00:00:01","prefixes":["2001:db8::/64","192.0.2.0/33"]}]`: `[0].prefixes[1]: "192.0.2.0/33"`,
+		`[{"name":"a","mac":"02:00:00:00:00:01","gateways":["fe80::1%eth0"]}]`:      `[0].gateways[0]: "fe80::1%eth0"`,
 	} {
 		if _, err := ParseLinks(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: err = %v, want %s", text, err, want)
