@@ -7,6 +7,10 @@ import (
 	"net/netip"
 )
 
+// AnnotationLinks is the annotation of a Node in which its agent publishes the
+// links on which it can announce, with their MAC addresses.
+const AnnotationLinks = "clarion.dev/links"
+
 // linkJSON is a Link as the annotation clarion.dev/links carries it.
 type linkJSON struct {
 	Name     string   `json:"name"`

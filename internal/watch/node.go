@@ -6,10 +6,6 @@ import (
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
 
-// AnnotationLinks is where the agent of a node publishes the links on which
-// it can announce, with their MAC addresses.
-const AnnotationLinks = "clarion.dev/links"
-
 // node makes the plain value of a Node. What cannot be read is left out and
 // told in problems.
 func node(n *v1.Node) (out *cluster.Node, problems []string) {
@@ -28,10 +24,10 @@ func node(n *v1.Node) (out *cluster.Node, problems []string) {
 		}
 	}
 	out.Addresses = c.addresses("status.addresses", internal)
-	if text := n.Annotations[AnnotationLinks]; text != "" {
+	if text := n.Annotations[cluster.AnnotationLinks]; text != "" {
 		links, err := cluster.ParseLinks(text)
 		if err != nil {
-			c.tell("annotation %s: %v; its agent will write it anew", AnnotationLinks, err)
+			c.tell("annotation %s: %v; its agent will write it anew", cluster.AnnotationLinks, err)
 		}
 		out.Links = links
 	}
