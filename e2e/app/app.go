@@ -172,7 +172,11 @@ func Ask(ctx context.Context, from *lab.Host, vip netip.Addr, timeout time.Durat
 }
 
 func ask(ctx context.Context, client *http.Client, vip netip.Addr) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, URL(vip), nil)
+	return get(ctx, client, URL(vip))
+}
+
+func get(ctx context.Context, client *http.Client, url string) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
@@ -183,10 +187,10 @@ func ask(ctx context.Context, client *http.Client, vip netip.Addr) (string, erro
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
 	if err != nil {
-		return "", fmt.Errorf("read the answer of %s: %w", vip, err)
+		return "", fmt.Errorf("read the answer of %s: %w", url, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s answered %s", vip, resp.Status)
+		return "", fmt.Errorf("%s answered %s", url, resp.Status)
 	}
 	return string(body), nil
 }
@@ -229,4 +233,17 @@ func Owner(ctx context.Context, l *lab.Lab, from *lab.Host, vip netip.Addr) (nod
 		}
 	}
 	return nil, mac, fmt.Errorf("%s sends packets for %s to %s, which is no node's", from.Name, vip, mac)
+}
+
+// ClientAddress asks the pod behind the address from where it sees the request come.
+func ClientAddress(ctx context.Context, from *lab.Host, vip netip.Addr, timeout time.Duration) (netip.Addr, error) {
+	text, err := get(ctx, from.HTTP(timeout), "http://"+netip.AddrPortFrom(vip, 80).String()+"/clientip")
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	seen, err := netip.ParseAddrPort(text)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("the pod behind %s says %q, which is not an address and a port", vip, text)
+	}
+	return seen.Addr().Unmap(), nil
 }
