@@ -2,9 +2,9 @@
 // clarion-pools. It is strict, tells every problem at once with its path, and
 // lets a mistake in one pool touch that pool only.
 //
-// Read config.go (the values), parse.go (from text to values), overlap.go (who
-// wins when two pools claim an address), then reference.yaml, which shows every
-// key.
+// Read config.go (the values), parse.go (from text to values), long.go (the keys
+// of the long form), overlap.go (who wins when two pools claim an address), then
+// reference.yaml, which shows every key.
 package config
 
 import (
@@ -74,12 +74,14 @@ type Config struct {
 
 // Pool returns the pool with that name.
 func (c Config) Pool(name string) (Pool, bool) {
-	i, ok := slices.BinarySearchFunc(c.Pools, name, func(p Pool, name string) int { return strings.Compare(p.Name, name) })
+	i, ok := slices.BinarySearchFunc(c.Pools, Pool{Name: name}, compareNames)
 	if !ok {
 		return Pool{}, false
 	}
 	return c.Pools[i], true
 }
+
+func compareNames(a, b Pool) int { return strings.Compare(a.Name, b.Name) }
 
 // Raw returns the text of everything in force, by key, as the user wrote it.
 // Parse(c.Raw(), Config{}) gives c again, without a problem: whoever stores Raw

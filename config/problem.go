@@ -1,6 +1,14 @@
 package config
 
-import "net/netip"
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/go-multierror"
+)
 
 // A Problem is one thing that is wrong in the ConfigMap. It concerns exactly
 // one key; all other keys are in force as they are written.
@@ -8,31 +16,47 @@ type Problem struct {
 	Pool    string // the key of the ConfigMap: a pool's name or «_settings»
 	Path    string // where, as in «public.addresses[1]»; begins with Pool
 	Message string // what is wrong and what to do, without the path
-	Kept    bool   // the last good form of the pool stays in force; false when there is none
+	Kept    bool   // the last good form of the key stays in force; false when there is none
 }
 
 // Error returns the path and the message.
 func (p *Problem) Error() string { return p.Path + ": " + p.Message }
 
-// Problems returns every problem that err, as Parse returned it, holds, in the
-// order of the paths. It is nil for nil and for an error of anybody else.
-func Problems(err error) []*Problem { return nil }
+// Problems returns every problem that err, as Parse returned it, holds: by
+// key, then in the order in which they stand in its text. It is nil for nil
+// and for an error of anybody else.
+func Problems(err error) []*Problem {
+	var all *multierror.Error
+	if !errors.As(err, &all) {
+		return nil
+	}
+	var out []*Problem
+	for _, e := range all.Errors {
+		if p := (*Problem)(nil); errors.As(e, &p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
 
-// Parse reads the data of the ConfigMap. Each key is a pool, keys that begin
-// with «_» are settings. last is what was in force until now: a key with a
-// mistake keeps the form it has there, and is absent when it has none. A key
-// that is gone from data is gone from the result.
-//
-// An address can be in one pool only. When two pools claim it, the one that is
-// in force already wins over the one that was edited, and of two edited ones
-// the first by name. The loser is treated like any other pool with a mistake.
-//
-// The error is nil or a *multierror.Error of *Problem with everything that is
-// wrong; see Problems. The Config is usable in both cases.
-func Parse(data map[string]string, last Config) (Config, error) { return Config{}, nil }
+// join makes one error of problems, or none.
+func join(problems []*Problem) error {
+	slices.SortStableFunc(problems, func(a, b *Problem) int { return cmp.Compare(a.Pool, b.Pool) })
+	all := &multierror.Error{ErrorFormat: format}
+	for _, p := range problems {
+		all.Errors = append(all.Errors, p)
+	}
+	return all.ErrorOrNil()
+}
 
-// ParseAddresses reads the value of the annotation clarion.dev/addresses and of
-// its aliases: IP addresses of both families, separated by commas, with any
-// white space around them. At least one, none twice. The error names every
-// word that is no address and says why; it does not name the annotation.
-func ParseAddresses(value string) ([]netip.Addr, error) { return nil, nil }
+// format writes one problem on one line and several below a heading.
+func format(errs []error) string {
+	if len(errs) == 1 {
+		return errs[0].Error()
+	}
+	lines := []string{fmt.Sprintf("%d problems:", len(errs))}
+	for _, err := range errs {
+		lines = append(lines, "  "+err.Error())
+	}
+	return strings.Join(lines, "\n")
+}
