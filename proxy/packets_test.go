@@ -1,0 +1,111 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/clarion-lb/clarion/internal/nstest"
+)
+
+// listen makes a host answer on an address with a name and the address that it
+// saw the question come from: "pod-a 192.0.2.1".
+func listen(t testing.TB, h *nstest.Host, network string, at netip.AddrPort, name string) {
+	t.Helper()
+	reply := func(from net.Addr) []byte {
+		ap, err := netip.ParseAddrPort(from.String())
+		if err != nil {
+			return []byte(err.Error())
+		}
+		return fmt.Appendf(nil, "%s %s", name, ap.Addr().Unmap())
+	}
+	var err error
+	if network == "udp" {
+		var s net.PacketConn
+		h.Do(func() { s, err = net.ListenPacket("udp", at.String()) })
+		if err != nil {
+			t.Fatalf("%s listens on %s: %v", name, at, err)
+		}
+		t.Cleanup(func() { s.Close() })
+		go func() {
+			b := make([]byte, 64)
+			for {
+				_, from, err := s.ReadFrom(b)
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err == nil {
+					_, _ = s.WriteTo(reply(from), from) // one that is lost is seen by who asks
+				}
+			}
+		}()
+		return
+	}
+	var s net.Listener
+	h.Do(func() { s, err = net.Listen("tcp", at.String()) })
+	if err != nil {
+		t.Fatalf("%s listens on %s: %v", name, at, err)
+	}
+	t.Cleanup(func() { s.Close() })
+	go func() {
+		for {
+			c, err := s.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write(reply(c.RemoteAddr()))
+			_ = c.Close()
+		}
+	}()
+}
+
+// patience is how long a question waits for its answer: long against any
+// scheduling on a busy machine, short for the tests in which silence is right.
+const patience = 400 * time.Millisecond
+
+// ask sends a question from a host and returns the answer. The outcome is told
+// in one word where there is none: refused, unreachable, silence.
+func ask(h *nstest.Host, network string, to netip.AddrPort) (answer string, err error) {
+	var c net.Conn
+	h.Do(func() {
+		d := net.Dialer{Timeout: patience}
+		c, err = d.Dial(network, to.String())
+	})
+	if err != nil {
+		return outcome(err), err
+	}
+	defer c.Close()
+	if network == "udp" {
+		if _, err := c.Write([]byte("?")); err != nil {
+			return outcome(err), err
+		}
+	}
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	b := make([]byte, 64)
+	n, err := c.Read(b)
+	if err != nil && !(errors.Is(err, io.EOF) && n > 0) {
+		return outcome(err), err
+	}
+	return string(b[:n]), nil
+}
+
+func outcome(err error) string {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refused"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "unreachable"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "silence"
+	}
+	return strings.ReplaceAll(err.Error(), " ", "-")
+}
