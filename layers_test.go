@@ -25,7 +25,7 @@ var owners = map[string][]string{
 	"github.com/vishvananda/netns":       {"internal/nstest", "internal/rtnl"},
 	"github.com/google/nftables":         {"internal/nft"},
 	"github.com/hashicorp/memberlist":    {"internal/member"},
-	"github.com/containernetworking/":    {"cni", "cmd/clarion-cni"},
+	"github.com/containernetworking/":    {"cni/plugin", "cmd/clarion-cni"},
 	"github.com/prometheus/":             {"internal/metrics", "provider", "cmd/"},
 	"os/exec":                            {"internal/nstest"},
 	"github.com/hashicorp/go-multierror": {"config"},

@@ -145,7 +145,7 @@ func (s *Store) Reserve(ctx context.Context, n Node, want Sandbox, stale func(Sa
 		return nil, err
 	}
 	if have != nil {
-		whole, err := s.whole(have)
+		whole, err := s.Whole(have)
 		if err != nil {
 			return nil, errors.Join(err, have.Close())
 		}
@@ -181,8 +181,8 @@ func fits(n Node, addrs []netip.Addr) bool {
 	return true
 }
 
-// whole reports whether the record holds all its addresses.
-func (s *Store) whole(h *Held) (bool, error) {
+// Whole reports whether the record holds all its addresses.
+func (s *Store) Whole(h *Held) (bool, error) {
 	for _, a := range h.Addresses {
 		same, err := sameFile(h.file, s.addressPath(a))
 		if err != nil || !same {

@@ -174,7 +174,7 @@ func TestWhatACrashLeavesHindersNobody(t *testing.T) {
 	release(t, s, "c1")
 	if h, err := s.Take(t.Context(), Key{"c2", "eth0"}); err != nil {
 		t.Fatal(err)
-	} else if whole, err := s.whole(h); err != nil || !whole {
+	} else if whole, err := s.Whole(h); err != nil || !whole {
 		t.Fatalf("c2 lost its addresses: %v", err)
 	}
 }
