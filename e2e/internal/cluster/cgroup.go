@@ -20,13 +20,25 @@ const cgroupParent = "clarion-lab"
 // cgroup is the group of a host.
 func (c *Cluster) cgroup(host string) string { return filepath.Join(cgroupParent, host) }
 
-// removeCgroups removes the lab's group from every hierarchy, once nothing is in it any more.
+// removeCgroups removes the lab's groups from every hierarchy, once nothing is in them any more. They are searched for,
+// because with cgroup v1 they are below the group of whoever started the lab.
 func removeCgroups(ctx context.Context) error {
-	groups, err := filepath.Glob("/sys/fs/cgroup/*/" + cgroupParent) // one hierarchy per controller, and unified
+	var groups []string
+	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // somebody else's group that has just gone
+		case err != nil:
+			return err
+		case d.IsDir() && d.Name() == cgroupParent:
+			groups = append(groups, path)
+			return fs.SkipDir
+		}
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("find cgroups: %w", err)
 	}
-	groups = append(groups, filepath.Join("/sys/fs/cgroup", cgroupParent)) // one for all
 	for _, group := range groups {
 		// The kernel lets go of a group a moment after its last process has ended.
 		err := step.Until(ctx, 10*time.Second, func(context.Context) (bool, string, error) {

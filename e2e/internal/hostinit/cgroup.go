@@ -70,22 +70,47 @@ func controllers(options string) string {
 }
 
 // joinCgroups moves this process into the group in every hierarchy. Everything on the host follows it there.
+//
+// With v1 the group is made below the one that this process is in, so that the limits of whoever started the lab stay in
+// force. With v2 as the only hierarchy it is made below the root: a group that holds processes, as the starter's does,
+// cannot hand controllers to groups below it.
 func joinCgroups(group string) error {
 	all, err := hierarchies()
 	if err != nil {
 		return err
 	}
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return fmt.Errorf("find my cgroups: %w", err)
+	}
+	mine := parseGroups(string(text))
 	for _, h := range all {
-		if err := h.join(group); err != nil {
+		base := ""
+		if !h.pure() {
+			base = mine[h.Options]
+		}
+		if err := h.join(filepath.Join(base, group)); err != nil {
 			return fmt.Errorf("cgroup hierarchy %s: %w", h.Point, err)
 		}
 	}
 	return nil
 }
 
+// parseGroups reads /proc/PID/cgroup, whose lines are «NUMBER:CONTROLLERS:GROUP» (cgroups(7)). The v2 hierarchy has no
+// controllers, as its Options are empty.
+func parseGroups(text string) map[string]string {
+	groups := map[string]string{}
+	for line := range strings.Lines(text) {
+		if fields := strings.SplitN(strings.TrimSpace(line), ":", 3); len(fields) == 3 {
+			groups[fields[1]] = fields[2]
+		}
+	}
+	return groups
+}
+
 func (h hierarchy) join(group string) error {
 	dir := h.Point
-	for _, name := range strings.Split(group, "/") {
+	for _, name := range strings.Split(strings.Trim(group, "/"), "/") {
 		if h.pure() {
 			if err := enableControllers(dir); err != nil {
 				return err
@@ -93,12 +118,14 @@ func (h hierarchy) join(group string) error {
 		}
 		parent := dir
 		dir = filepath.Join(dir, name)
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+		err := os.Mkdir(dir, 0o755)
+		made := err == nil
+		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make group: %w", err)
 		}
 		// A v1 cpuset group is born without processors and memory, and nothing can join it before it has some.
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-			if h.Version == 1 {
+			if h.Version == 1 && made {
 				if err := inherit(parent, dir, file); err != nil {
 					return err
 				}
