@@ -33,6 +33,10 @@ var gateways = map[ipfam.Family]rtnl.Address{
 // last: an interface without it is what a killed ADD left.
 const AliasPrefix = "clarion pod "
 
+// loopbackIndex is the index of lo in every namespace (LOOPBACK_IFINDEX,
+// include/net/flow.h).
+const loopbackIndex = 1
+
 // An attachment is everything that ADD decides before it touches the kernel.
 type attachment struct {
 	key      store.Key
@@ -213,8 +217,12 @@ func (p *Plugin) buildPod(pod *rtnl.Handle, index int, a attachment) error {
 		}
 	}
 	p.reached("pod addresses")
-	if err := pod.SetUp(index); err != nil {
-		return err
+	// Runtimes set the loopback up by themselves or by a plugin of their own; a
+	// pod reaches itself under its own address only through it.
+	for _, i := range []int{loopbackIndex, index} {
+		if err := pod.SetUp(i); err != nil {
+			return err
+		}
 	}
 	p.reached("pod up")
 	metric, err := freeMetric(pod, index)

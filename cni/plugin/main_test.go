@@ -53,11 +53,10 @@ func TestMain(m *testing.M) {
 // A node is a host with a runtime on it: what calls the plugin.
 type node struct {
 	*nstest.Host
-	t    *testing.T
-	dir  string // the plugin's data
-	bin  string // CNI_PATH
-	cni  *libcni.CNIConfig
-	ipv6 bool
+	t   testing.TB
+	dir string // the plugin's data
+	bin string // CNI_PATH
+	cni *libcni.CNIConfig
 }
 
 var dual = store.Node{Name: "n1", MTU: 1450, PodCIDRs: []netip.Prefix{
@@ -65,7 +64,7 @@ var dual = store.Node{Name: "n1", MTU: 1450, PodCIDRs: []netip.Prefix{
 	Excluded: []netip.Addr{netip.MustParseAddr("10.244.1.1"), netip.MustParseAddr("fd44:0:0:1::1")}}
 
 // newNode makes of a host a node that forwards.
-func newNode(t *testing.T, h *nstest.Host, desc store.Node) *node {
+func newNode(t testing.TB, h *nstest.Host, desc store.Node) *node {
 	t.Helper()
 	h.Sysctl("net.ipv4.ip_forward", "1")
 	h.Sysctl("net.ipv6.conf.all.forwarding", "1")
@@ -103,13 +102,13 @@ const newest = "1.1.0"
 // A pod is a network namespace with a name in the file system, as runtimes
 // make them.
 type pod struct {
-	t    *testing.T
+	t    testing.TB
 	id   string
 	path string
 	h    *rtnl.Handle
 }
 
-func newPod(t *testing.T, id string) *pod {
+func newPod(t testing.TB, id string) *pod {
 	t.Helper()
 	p := &pod{t: t, id: id, path: filepath.Join(t.TempDir(), "netns")}
 	if err := os.WriteFile(p.path, nil, 0o600); err != nil {
@@ -298,7 +297,7 @@ func (n *node) clean(what string) {
 }
 
 // addressesOf returns the addresses in a result.
-func addressesOf(t *testing.T, r *current.Result) (out []netip.Addr) {
+func addressesOf(t testing.TB, r *current.Result) (out []netip.Addr) {
 	t.Helper()
 	for _, ip := range r.IPs {
 		a, ok := netip.AddrFromSlice(ip.Address.IP)
