@@ -1,0 +1,132 @@
+// Command clarion-agent runs on every node. It announces the cluster's VIPs
+// from there and tells the API server what it does.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
+
+	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/rtnl"
+	"github.com/clarion-lb/clarion/internal/task"
+	"github.com/clarion-lb/clarion/internal/tell"
+	"github.com/clarion-lb/clarion/internal/viewfile"
+	"github.com/clarion-lb/clarion/internal/watch"
+	"github.com/clarion-lb/clarion/proxy"
+	"github.com/clarion-lb/clarion/speaker"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	switch err := run(ctx, os.Args[1:], os.Getenv, os.Stderr); {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "clarion-agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stderr io.Writer) error {
+	o, err := parse(args, getenv, stderr)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.level})).With("node", o.node)
+	klog.SetSlogLogger(log)
+
+	fence, err := proxy.NewFence()
+	if err != nil {
+		return err
+	}
+	links, err := rtnl.Open()
+	if err != nil {
+		return err
+	}
+	defer links.Close()
+	changes, err := rtnl.Subscribe()
+	if err != nil {
+		return err
+	}
+	if err := speaker.Check(); err != nil {
+		return err
+	}
+	health, err := net.Listen("tcp", o.health)
+	if err != nil {
+		return fmt.Errorf("serve health and metrics at %s: %w; choose another address with --health", o.health, err)
+	}
+	client, err := connect(o)
+	if err != nil {
+		return err
+	}
+	stored, written, err := viewfile.Load(o.view())
+	switch {
+	case err != nil:
+		log.Warn("no stored view", "err", err)
+	case !written.IsZero():
+		log.Info("found a stored view of the cluster", "written", written, "services", len(stored.Services))
+	}
+
+	w, err := watch.New(client, watch.Config{Namespace: o.namespace, Class: o.class, Log: log, Stored: stored, Grace: apiGrace})
+	if err != nil {
+		return err
+	}
+	teller := tell.New(client, o.node, log)
+	fencer := &fencer{fence: fence, feed: w.Feed(), log: log}
+	s, err := speaker.New(speaker.Config{
+		Self: o.node, Log: log, Feed: w.Feed(),
+		Links: links.Links, LinksChanged: changes.Changed(), Open: speaker.OpenPacket(log, nil),
+		Ready:  fencer.stands,
+		Report: func(r speaker.Report) { report(o.node, teller, r) },
+	})
+	if err != nil {
+		return err
+	}
+	fencer.kick = s.Kick
+	return task.Run(ctx,
+		w, changes, s, fencer, teller,
+		&rules{feed: w.Feed(), set: s.SetRules, log: log},
+		&viewfile.Writer{Path: o.view(), Every: storeEvery, Feed: w.Feed(), Log: log},
+		serve("health", health, handler(fencer.ready, s)),
+	)
+}
+
+func (o options) view() string { return filepath.Join(o.state, "view.json") }
+
+// connect returns a client of the API server.
+func connect(o options) (kubernetes.Interface, error) {
+	config, err := apiConfig(o)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("set up the client of the API server %s: %w", config.Host, err)
+	}
+	return client, nil
+}
+
+// report carries what the speaker says to the API server.
+func report(self string, teller *tell.Teller, r speaker.Report) {
+	if r.Links != nil {
+		teller.Links(r.Links)
+	}
+	for key, service := range r.Services {
+		if s, ok := statement(self, service); ok {
+			teller.Say(cluster.Key(key), s)
+		}
+	}
+}

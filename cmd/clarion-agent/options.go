@@ -1,0 +1,82 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+)
+
+// options are what a user can set. Everything has a default but the node's
+// name, which only the Pod's own environment knows.
+type options struct {
+	node       string
+	namespace  string
+	class      string
+	profile    string
+	kubeconfig string
+	apiserver  string
+	state      string
+	health     string
+	level      slog.Level
+}
+
+// profiles that the agent can run, and what each switches on.
+const profileLB = "lb" // announce VIPs; the cluster's own service proxy and pod network carry the packets
+
+// parse reads flags and environment. Its errors name the setting and say what
+// to do.
+func parse(args []string, getenv func(string) string, stderr io.Writer) (options, error) {
+	o := options{level: slog.LevelInfo}
+	fs := flag.NewFlagSet("clarion-agent", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.node, "node", getenv("NODE_NAME"), "name of the Node this agent runs on (NODE_NAME)")
+	fs.StringVar(&o.namespace, "namespace", or(getenv("POD_NAMESPACE"), "clarion-system"), "namespace of Clarion (POD_NAMESPACE)")
+	fs.StringVar(&o.class, "class", "clarion.dev/lb", "the loadBalancerClass that is served beside none")
+	fs.StringVar(&o.profile, "profile", profileLB, "what the agent does: lb")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's service account")
+	fs.StringVar(&o.apiserver, "apiserver", "", "URL of the API server, for clusters in which its cluster IP cannot be reached before this agent runs")
+	fs.StringVar(&o.state, "state", "/var/lib/clarion", "directory on the node's disk for what outlives the agent")
+	fs.StringVar(&o.health, "health", ":7949", "address of /healthz, /readyz and /metrics")
+	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	return o, o.check(fs.Args())
+}
+
+// check tells every problem at once.
+func (o options) check(rest []string) error {
+	var errs []error
+	if len(rest) > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q: all settings are flags", rest[0]))
+	}
+	if o.node == "" {
+		errs = append(errs, errors.New("the name of the node is not known: set NODE_NAME from the Pod's spec.nodeName, or --node"))
+	}
+	if o.profile != profileLB {
+		errs = append(errs, fmt.Errorf("--profile=%s is not a profile of this version: it has %s", o.profile, profileLB))
+	}
+	if !filepath.IsAbs(o.state) {
+		errs = append(errs, fmt.Errorf("--state=%s is not an absolute path", o.state))
+	}
+	return errors.Join(errs...)
+}
+
+// apiGrace is how long the API server may take to answer at start before the
+// view that was stored on disk is served: long enough for a healthy one, so
+// that nothing stale is announced beside it, short against any outage.
+const apiGrace = 3 * time.Second
+
+// storeEvery is how often the view is written to disk at most.
+const storeEvery = time.Second
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
