@@ -31,21 +31,15 @@ func Add(name string) error {
 		return fmt.Errorf("name network namespace %s: %w", name, err)
 	}
 	f.Close()
-	done := make(chan error, 1)
-	go func() {
-		// The thread is never unlocked, so it ends with this goroutine and nothing runs in the new namespace by mistake.
-		runtime.LockOSThread()
+	return onThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make network namespace %s: %w", name, err)
-			return
+			return fmt.Errorf("make network namespace %s: %w", name, err)
 		}
 		if err := unix.Mount("/proc/thread-self/ns/net", Path(name), "", unix.MS_BIND, ""); err != nil {
-			done <- fmt.Errorf("keep network namespace %s: %w", name, err)
-			return
+			return fmt.Errorf("keep network namespace %s: %w", name, err)
 		}
-		done <- nil
-	}()
-	return <-done
+		return nil
+	})
 }
 
 // Delete takes the name away; the namespace ends with its last process. A missing name is no error.
@@ -94,14 +88,34 @@ func Do(name string, f func() error) error {
 		return fmt.Errorf("open network namespace %s: %w", name, err)
 	}
 	defer ns.Close()
+	return onThread(func() error {
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", name, err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f, which changes the network namespace of its thread, and puts the thread back where it was. A thread
+// that cannot be put back is not used again; but it must be tried, because a first thread never ends, and the process is
+// known by where that one is.
+func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", name, err)
+		runtime.LockOSThread()
+		home, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			done <- fmt.Errorf("open this thread's network namespace: %w", err)
 			return
 		}
-		done <- f()
+		defer home.Close()
+		err = f()
+		if backErr := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); backErr != nil {
+			done <- errors.Join(err, fmt.Errorf("return to this thread's network namespace: %w", backErr))
+			return
+		}
+		runtime.UnlockOSThread()
+		done <- err
 	}()
 	return <-done
 }
