@@ -1,0 +1,131 @@
+package provider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	cloudprovider "k8s.io/cloud-provider"
+	servicehelper "k8s.io/cloud-provider/service/helpers"
+
+	"github.com/clarion-lb/clarion/allocator"
+)
+
+// GetLoadBalancer is asked when a Service is to be cleaned up; it answers from
+// the allocator, because the API server clears the status when a Service stops
+// being a LoadBalancer. It also notes what the service controller's patches
+// that follow have to take off.
+func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
+	if wants(svc, p.ours.class) {
+		return &svc.Status.LoadBalancer, p.known(svc), nil
+	}
+	p.writes.decide(&decision{base: svc, clear: true})
+	if _, marked := findCondition(svc); marked && !servicehelper.HasLBFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) == 0 {
+		p.writes.forget(keyOf(svc)) // the service controller has nothing to patch
+		return nil, false, p.writes.unmark(svc)
+	}
+	return &svc.Status.LoadBalancer, p.known(svc), nil
+}
+
+// GetLoadBalancerName implements cloudprovider.LoadBalancer. Nothing of Clarion
+// carries the name.
+func (p *Provider) GetLoadBalancerName(_ context.Context, _ string, svc *v1.Service) string {
+	return string(keyOf(svc))
+}
+
+// UpdateLoadBalancer is called for every Service when a node comes or goes.
+// The speakers find their nodes themselves.
+func (p *Provider) UpdateLoadBalancer(context.Context, string, *v1.Service, []*v1.Node) error {
+	return cloudprovider.ImplementedElsewhere
+}
+
+// EnsureLoadBalancerDeleted does nothing: finalizer and status go next, and
+// the addresses become free when the API shows that they have gone.
+func (p *Provider) EnsureLoadBalancerDeleted(context.Context, string, *v1.Service) error { return nil }
+
+// EnsureLoadBalancer decides which addresses svc has. It returns the status
+// to write when that changes; otherwise, and for a Service that must wait,
+// ImplementedElsewhere, which to the service controller means «done, write
+// nothing». An error means that the API could not be written to, and is
+// retried.
+func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
+	if !wants(svc, p.ours.class) {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	held, v := p.decide(svc)
+	if p.recheck(svc) {
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	if shows := vips(svc); shown(held, shows) {
+		if err := p.writes.tell(svc, v, len(held) > 0 && p.lacksFinalizer(svc)); err != nil {
+			return nil, err
+		}
+		return nil, cloudprovider.ImplementedElsewhere
+	}
+	if len(held) == 0 {
+		p.ledger.Seen(svc.UID) // what may be written there is not intended any more
+	} else {
+		if err := p.ledger.Commit(ctx, Intent{Key: keyOf(svc), UID: svc.UID, Addrs: addressesOf(held)}); err != nil {
+			return nil, err
+		}
+		p.settle(svc)
+	}
+	p.writes.decide(&decision{base: svc, verdict: v})
+	return &v1.LoadBalancerStatus{Ingress: ingress(held)}, nil
+}
+
+// decide asks the allocator what svc has and says what that means. A request
+// that cannot be read changes nothing.
+func (p *Provider) decide(svc *v1.Service) ([]allocator.Held, verdict) {
+	r, problem := p.request(svc)
+	if problem == nil {
+		res, err := p.assign(r)
+		var refused *allocator.Refused
+		if err != nil && !errors.As(err, &refused) {
+			panic(fmt.Sprintf("the allocator failed for %v: %v", r, err)) // it promises a Refused or nil
+		}
+		for _, f := range res.Refusals {
+			p.stats.refusals.WithLabelValues(string(f.Reason)).Inc()
+		}
+		return res.Held, judge(res, err)
+	}
+	p.stats.refusals.WithLabelValues(ReasonMalformed).Inc()
+	p.mu.Lock()
+	before, knew := p.requests[r.Key]
+	held, _ := p.alloc.Get(r.Key)
+	stale := knew && (before.UID != r.UID || len(held) == 0)
+	p.mu.Unlock()
+	if stale {
+		// A Service of the same name was here before, or this one waits with a
+		// request that nobody makes any more.
+		p.release(r.Key, types.UID(before.UID))
+		held = nil
+	}
+	return held, malformed(held, problem)
+}
+
+// lacksFinalizer looks at the Service itself: svc is a copy that has it always.
+func (p *Provider) lacksFinalizer(svc *v1.Service) bool {
+	cur := p.ours.get(keyOf(svc))
+	return cur != nil && cur.UID == svc.UID && !servicehelper.HasLBFinalizer(cur)
+}
+
+// settle takes an intent out of the ledger that the cache has shown to be
+// written already: svc was older than that.
+func (p *Provider) settle(svc *v1.Service) {
+	if cur := p.ours.get(keyOf(svc)); cur != nil && cur.ResourceVersion != svc.ResourceVersion {
+		p.changed(cur, cur)
+	}
+}
+
+// addressesOf returns the addresses of held.
+func addressesOf(held []allocator.Held) []netip.Addr {
+	out := make([]netip.Addr, 0, len(held))
+	for _, h := range held {
+		out = append(out, h.Addr)
+	}
+	return out
+}
