@@ -1,0 +1,318 @@
+package ownership
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A wire is a link of this node; segments on it share what is heard.
+type wire struct {
+	heard time.Duration // last frame or answer from another machine
+	deaf  bool          // something was not done because nothing is heard
+}
+
+// A segment is what this node knows of one, be it on it or not.
+type segment struct {
+	prefix netip.Prefix
+	on     bool
+	link   Link
+	wire   *wire
+	upAt   time.Duration
+	units  map[Unit]*unit // wanted
+	mine   int            // of those, owned by this node
+
+	major bool          // as published
+	turn  time.Duration // since when it differs from what is computed; 0 if it does not
+
+	tense        time.Duration // since when somebody must be asked for life; 0 if not
+	gatewayEver  bool
+	gatewayHeard time.Duration
+	gatewayAsked time.Duration
+}
+
+func (m *Machine) segment(prefix netip.Prefix) *segment {
+	s := m.segs[prefix]
+	if s == nil {
+		s = &segment{prefix: prefix, units: map[Unit]*unit{}, wire: &wire{}}
+		m.segs[prefix] = s
+	}
+	return s
+}
+
+func (m *Machine) sortedSegments() []*segment {
+	ss := make([]*segment, 0, len(m.segs))
+	for _, s := range m.segs {
+		ss = append(ss, s)
+	}
+	slices.SortFunc(ss, func(a, b *segment) int { return a.prefix.Compare(b.prefix) })
+	return ss
+}
+
+// links takes the state of this node's own links.
+func (m *Machine) links(ev Links) {
+	for prefix := range ev {
+		m.segment(prefix)
+	}
+	clear(m.self)
+	for _, l := range ev {
+		for _, mac := range l.MACs {
+			m.self[mac] = true
+		}
+	}
+	for _, s := range m.sortedSegments() {
+		link, on := ev[s.prefix]
+		if on && m.wires[link.Name] == nil {
+			m.wires[link.Name] = &wire{heard: m.now}
+		}
+		wasUp := s.on && s.link.Up
+		changed := on != s.on || link.Up != s.link.Up || !slices.Equal(link.MACs, s.link.MACs)
+		if link.Gateway != s.link.Gateway {
+			s.gatewayEver = false
+		}
+		s.on, s.link = on, link
+		if on {
+			s.wire = m.wires[link.Name]
+		}
+		if !changed {
+			continue
+		}
+		m.pub.facts = true
+		m.rerank = true
+		m.recount = true
+		isUp := on && link.Up
+		switch {
+		case wasUp && !isUp:
+			m.linkLost(s)
+		case !wasUp && isUp:
+			m.linkBack(s)
+		}
+	}
+}
+
+// linkLost gives up the units of a segment at once: nobody hears this node
+// there. If peers can be reached over another link, they take over now.
+func (m *Machine) linkLost(s *segment) {
+	for _, u := range sortedUnits(s.units) {
+		if u.state == owning || u.state == verifying {
+			m.stop(u, nil)
+			u.takeBack = m.after(takeBackFor)
+		}
+		m.settle(u)
+	}
+}
+
+// linkBack looks at every unit again; the ones that were owned when the link
+// went go on after a check, if nobody has taken them.
+func (m *Machine) linkBack(s *segment) {
+	s.upAt = m.now
+	m.nextHello = m.now
+	for _, u := range sortedUnits(s.units) {
+		m.settle(u)
+	}
+}
+
+// heard takes a sign of life from a segment.
+func (m *Machine) heard(ev Heard) {
+	s := m.segs[ev.Segment]
+	if s == nil || !s.on {
+		return
+	}
+	if ev.From.IsValid() && ev.From == s.link.Gateway {
+		s.gatewayEver, s.gatewayHeard = true, m.now
+	}
+	m.life(s)
+}
+
+func (m *Machine) life(s *segment) {
+	s.wire.heard = m.now
+	if s.wire.deaf {
+		s.wire.deaf = false
+		m.reconsider()
+	}
+}
+
+// alive reports whether this node hears the segment. It is believed to if
+// there is nobody who could be heard.
+func (m *Machine) alive(s *segment) bool {
+	if !m.on(ruleDeaf) {
+		return true
+	}
+	if m.now-s.wire.heard <= deafAfter && s.wire.heard >= s.upAt {
+		return true
+	}
+	if s.gatewayEver && (s.tense == 0 || s.gatewayHeard > s.tense-gatewayLag) {
+		return false
+	}
+	silent := 0
+	for _, p := range m.sorted {
+		if s.wireHolds(m, p) {
+			if !p.silent {
+				return false // it would have been heard
+			}
+			silent++
+		}
+	}
+	// Without a gateway, two peers that fall silent together point at this
+	// node, one does not: in a cluster of two each would wait for the other.
+	return silent < 2 || m.now-s.wire.heard > lonelyFor
+}
+
+// wireHolds reports whether gossip with p travels over the segment's link.
+func (s *segment) wireHolds(m *Machine, p *peer) bool {
+	for _, other := range m.segs {
+		if other.on && other.wire == s.wire && other.prefix.Contains(p.given.Addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// mute reports whether announcing must wait because nothing is heard although
+// it was asked for.
+func (m *Machine) mute(s *segment) bool {
+	return s.tense > 0 && m.now-s.tense > deafAfter && !m.alive(s)
+}
+
+// gatewayAlive reports whether the gateway counts as seen.
+func (m *Machine) gatewayAlive(s *segment) bool {
+	limit := gatewayLag
+	if s.tense > 0 && m.now-s.tense > gatewayOK {
+		limit = gatewayOK
+	}
+	return s.gatewayEver && m.now-s.gatewayHeard < limit
+}
+
+// askAround asks gateways and silent peers over the wire. It runs with every
+// round of hellos.
+func (m *Machine) askAround() {
+	for _, s := range m.sortedSegments() {
+		if !s.on || !s.link.Up {
+			continue
+		}
+		if !m.tenseNow(s) {
+			s.tense = 0
+		} else if s.tense == 0 {
+			s.tense = m.now
+		}
+		if s.link.Gateway.IsValid() && (s.tense > 0 || m.now-s.gatewayAsked >= time.Second) {
+			m.askGateway(s)
+		}
+		asked := 0
+		for _, p := range m.sorted {
+			if mac, ok := p.mac(s.prefix); ok && p.silent && s.prefix.Contains(p.given.Addr) && m.knocks(p) && asked < 2*watchers {
+				asked++
+				m.do(Ask{Segment: s.prefix, Target: p.given.Addr, To: mac})
+			}
+		}
+	}
+}
+
+func (m *Machine) askGateway(s *segment) {
+	if s.link.Gateway.IsValid() {
+		s.gatewayAsked = m.now
+		m.do(Ask{Segment: s.prefix, Target: s.link.Gateway})
+	}
+}
+
+// tenseNow reports whether something may be wrong on the segment.
+func (m *Machine) tenseNow(s *segment) bool {
+	if s.wire.deaf {
+		return true
+	}
+	for _, w := range m.witnesses {
+		if w.seg.wire == s.wire {
+			return true
+		}
+	}
+	for _, p := range m.sorted {
+		if p.silent && m.now-p.since < takeBackFor && (p.on(s.prefix) || s.wireHolds(m, p)) {
+			return true
+		}
+	}
+	return false
+}
+
+// majorities compares what is published with what is seen. Both ways take a
+// while: the gateway must be asked before the majority is given up, and who
+// has just come back has not yet heard what happened.
+func (m *Machine) majorities() {
+	if !m.recount {
+		return
+	}
+	m.recount = false
+	for _, s := range m.sortedSegments() {
+		if !s.on {
+			continue
+		}
+		known, seen := 1, 1
+		for _, p := range m.sorted {
+			if p.on(s.prefix) {
+				known++
+				if !p.silent {
+					seen++
+				}
+			}
+		}
+		if s.gatewayEver {
+			known++
+			if m.gatewayAlive(s) {
+				seen++
+			}
+		}
+		major := 2*seen > known && s.link.Up
+		switch {
+		case major == s.major:
+			s.turn = 0
+			continue
+		case !m.listened || !m.on(ruleSteady):
+		case s.turn == 0:
+			s.turn = m.now
+			continue
+		case major && m.now-s.turn < majorityGained, !major && m.now-s.turn < majorityLost:
+			continue
+		}
+		s.major, s.turn = major, 0
+		m.pub.facts = true
+		if m.listened {
+			n := 0
+			if major {
+				n = 1
+			}
+			m.do(Report{What: Majority, Unit: Unit{Segment: s.prefix}, Left: n})
+		}
+	}
+}
+
+// stalled is called when the loop did not run for gap. What peers did not
+// answer meanwhile was not asked, and what they decided meanwhile is not known:
+// every unit is muted until that is settled.
+func (m *Machine) stalled(gap time.Duration) {
+	m.do(Report{What: Stalled, After: gap})
+	if m.on(ruleGrace) {
+		for _, p := range m.sorted {
+			p.heard += gap
+			p.checked += gap
+		}
+		for _, w := range m.wires {
+			w.heard += gap
+		}
+		for _, s := range m.segs {
+			s.gatewayHeard += gap
+		}
+	}
+	m.nextHello = m.now
+	if !m.on(ruleStall) {
+		return
+	}
+	m.do(Discard{})
+	for _, s := range m.sortedSegments() {
+		var us []*unit
+		for _, u := range sortedUnits(s.units) {
+			if u.state == owning {
+				us = append(us, u)
+			}
+		}
+		m.verify(s, us)
+	}
+}
