@@ -77,6 +77,9 @@ func (a *api) client(name string) *fake.Clientset {
 	c := fake.NewClientset()
 	c.Resources = []*metav1.APIResourceList{{GroupVersion: "networking.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "servicecidrs"}}}}
 	c.PrependReactor("*", "*", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		if _, discovery := action.(clienttesting.ActionImpl); discovery {
+			return false, nil, nil // answered from Resources
+		}
 		out, err := a.answer(name, action)
 		return true, out, err
 	})
