@@ -47,6 +47,7 @@ type phase uint8
 const (
 	idle    phase = iota // somebody else's
 	waiting              // ours, but not yet: a pause
+	queued               // ours; to be probed as soon as the pace allows
 	probing              // ours; finding out if it is free
 	owning
 )
@@ -72,7 +73,7 @@ func (r *Rendezvous) Standing(u Unit) Standing {
 	if s == nil {
 		return Standing{}
 	}
-	out := Standing{Mine: s.phase == owning, Probing: s.phase == probing, Conflict: s.stranger}
+	out := Standing{Mine: s.phase == owning, Probing: s.phase == probing || s.phase == queued, Conflict: s.stranger}
 	switch {
 	case s.phase == owning:
 		out.Owner, out.Since = r.self, s.since
@@ -97,9 +98,15 @@ func (r *Rendezvous) Step(now time.Time, in Facts) Outcome {
 	for u := range r.due.pop(now, math.MaxInt) {
 		out.Orders = append(out.Orders, r.timer(r.seats[u], now)...)
 	}
+	for _, s := range r.schedule {
+		t := s.due(now, r.queued)
+		out.Orders = append(out.Orders, t.announce...)
+		for _, u := range t.probe {
+			out.Orders = append(out.Orders, r.probe(r.seats[u], now)...)
+		}
+	}
 	out.Next = r.due.next()
 	for _, s := range r.schedule {
-		out.Orders = append(out.Orders, s.due(now)...)
 		out.Next = earlier(out.Next, s.next(now))
 	}
 	out.Changed = r.changed
@@ -134,8 +141,8 @@ func (r *Rendezvous) seated(u Unit, value *Seat, now time.Time) []Order {
 	mine := s.Able && len(s.Candidates) > 0 && s.Candidates[0] == r.self
 	switch {
 	case mine && s.phase == idle:
-		s.phase, s.sent, s.holds = probing, 0, 0
-		return r.timer(s, now)
+		s.holds = 0
+		return r.queue(s)
 	case !mine && s.phase != idle:
 		return r.release(s)
 	case s.phase == owning && before.Link != s.Link:
@@ -175,24 +182,9 @@ func (r *Rendezvous) timer(s *seat, now time.Time) []Order {
 	}
 	switch s.phase {
 	case waiting:
-		s.phase, s.sent = probing, 0
-		r.changed = append(r.changed, s.Unit)
-		fallthrough
+		return r.queue(s)
 	case probing:
-		if s.sent == probeCount {
-			s.phase, s.since, s.stranger = owning, now, cluster.MAC{}
-			r.at(s.Link).start(s.Unit, !s.known)
-			s.known = true
-			r.changed = append(r.changed, s.Unit)
-			return []Order{{Unit: s.Unit, Do: DoAnswer}}
-		}
-		s.sent++
-		pause := takeoverProbe
-		if !s.known {
-			pause = firstUseProbe
-		}
-		r.due.set(s.Unit, now.Add(pause))
-		return []Order{{Unit: s.Unit, Do: DoListen}, {Unit: s.Unit, Do: DoProbe}}
+		return r.probe(s, now)
 	case owning:
 		if s.stranger != (cluster.MAC{}) {
 			r.due.set(s.Unit, s.heard.Add(conflictMemory))
@@ -201,9 +193,45 @@ func (r *Rendezvous) timer(s *seat, now time.Time) []Order {
 	return nil
 }
 
+// queue lines a seat up for a round of probes.
+func (r *Rendezvous) queue(s *seat) []Order {
+	s.phase, s.sent = queued, 0
+	r.at(s.Link).probe(s.Unit)
+	r.changed = append(r.changed, s.Unit)
+	return []Order{{Unit: s.Unit, Do: DoListen}}
+}
+
+// queued says whether a unit that stood in line is still to be probed.
+func (r *Rendezvous) queued(u Unit) bool {
+	s := r.seats[u]
+	return s != nil && s.phase == queued
+}
+
+// probe sends the next probe of a round, or owns the unit when none was
+// answered.
+func (r *Rendezvous) probe(s *seat, now time.Time) []Order {
+	s.phase = probing
+	if s.sent == probeCount {
+		s.phase, s.since, s.stranger = owning, now, cluster.MAC{}
+		r.at(s.Link).start(s.Unit, !s.known)
+		s.known = true
+		r.changed = append(r.changed, s.Unit)
+		return []Order{{Unit: s.Unit, Do: DoAnswer}}
+	}
+	s.sent++
+	pause := takeoverProbe
+	if !s.known {
+		pause = firstUseProbe
+	}
+	r.due.set(s.Unit, now.Add(pause))
+	return []Order{{Unit: s.Unit, Do: DoProbe}}
+}
+
 // heard takes in a frame of another host.
 func (r *Rendezvous) heard(s *seat, h Heard, now time.Time) []Order {
 	switch {
+	case h.Node == r.self:
+		return nil // A MAC that this node has given up, still under way.
 	case h.Foreign:
 		return r.foreign(s, h, now)
 	case h.Kind == Probed:
@@ -280,15 +308,11 @@ func (r *Rendezvous) pause(s *seat, now time.Time, d time.Duration) []Order {
 	return []Order{{Unit: s.Unit, Do: DoListen}}
 }
 
-// heavier reports whether a candidate of the seat has a better right to it.
+// heavier reports whether a node has the better right to a seat. It asks the
+// weights alone and no view of who is a candidate: the two sides of a contest
+// disagree on exactly that.
 func (r *Rendezvous) heavier(s *seat, node string) bool {
-	for _, c := range s.Candidates {
-		switch c {
-		case node:
-			return true
-		case r.self:
-			return false
-		}
-	}
-	return false
+	both := []string{r.self, node}
+	SortByWeight(s.Key, both)
+	return both[0] == node
 }

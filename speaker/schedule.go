@@ -20,20 +20,24 @@ const (
 	refreshMax = 120 * time.Second
 )
 
-// Announcements on one link are paced: switches police ARP (some drop what is
-// above 100 to 1,000 frames per second), so a node that takes over hundreds of
-// VIPs at once must not send them all in one go. First announcements go before
-// all repeats.
+// What a speaker says unasked on one link is paced: switches police ARP (some
+// drop what is above 100 to 1,000 frames per second), so a node that takes
+// over hundreds of VIPs at once must not send everything in one go. First
+// announcements go before probes of further VIPs, and both before all repeats.
 const (
 	paceRate  = 500 // frames per second
 	paceBurst = 200 // frames that may go at once after silence
-	frames    = 2   // of one announcement at most: ARP request and reply, or NA to all nodes and to all routers
+
+	announceFrames = 2          // of one announcement at most: ARP request and reply, or NA to all nodes and to all routers
+	probeFrames    = probeCount // of one round
 )
 
-// schedule decides when which VIP of one link is announced. It is told the
-// time and a random number in [0,1), so its decisions can be tested.
+// schedule decides when which VIP of one link is probed for and announced. It
+// is told the time and a random number in [0,1), so its decisions can be
+// tested.
 type schedule struct {
 	random  func() float64
+	probes  []Unit // waiting for their turn to be probed, in order
 	fresh   []Unit // waiting for their first announcement, in order
 	repeats timers[Unit]
 	at      map[Unit]*progress
@@ -46,6 +50,12 @@ type progress struct {
 	done  int       // of burst
 	isNew bool
 	queue bool // in fresh
+}
+
+// A turn is what a schedule says is to be done now.
+type turn struct {
+	announce []Order
+	probe    []Unit // a round for each may begin
 }
 
 func newSchedule(random func() float64) *schedule {
@@ -72,10 +82,13 @@ func (s *schedule) stop(u Unit) {
 	delete(s.at, u) // An entry left in fresh is skipped when its turn comes.
 }
 
-// due returns the announcements to send now, as many as the pace allows.
-func (s *schedule) due(now time.Time) []Order {
+// probe queues a unit for a round of probes.
+func (s *schedule) probe(u Unit) { s.probes = append(s.probes, u) }
+
+// due returns what to do now, as much as the pace allows. wanted says whether
+// a queued unit is still to be probed.
+func (s *schedule) due(now time.Time, wanted func(Unit) bool) (t turn) {
 	s.refill(now)
-	var out []Order
 	for len(s.fresh) > 0 {
 		u := s.fresh[0]
 		p := s.at[u]
@@ -83,26 +96,35 @@ func (s *schedule) due(now time.Time) []Order {
 			s.fresh = s.fresh[1:]
 			continue
 		}
-		if s.budget < frames {
-			return out
+		if !s.spend(announceFrames) {
+			return t
 		}
-		s.budget -= frames
 		s.fresh = s.fresh[1:]
 		p.queue, p.first, p.done = false, now, 1
 		s.repeats.set(u, now.Add(burst[1]))
-		out = append(out, Order{Do: DoAnnounce, Unit: u, New: p.isNew})
+		t.announce = append(t.announce, Order{Do: DoAnnounce, Unit: u, New: p.isNew})
 	}
-	for {
-		next := s.repeats.next()
-		if next.IsZero() || next.After(now) || s.budget < frames {
-			return out
+	for len(s.probes) > 0 {
+		if wanted(s.probes[0]) {
+			if !s.spend(probeFrames) {
+				return t
+			}
+			t.probe = append(t.probe, s.probes[0])
 		}
+		s.probes = s.probes[1:]
+	}
+	for s.repeatDue(now) && s.spend(announceFrames) {
 		for u := range s.repeats.pop(now, 1) {
-			s.budget -= frames
 			s.repeats.set(u, s.after(s.at[u], now))
-			out = append(out, Order{Do: DoAnnounce, Unit: u})
+			t.announce = append(t.announce, Order{Do: DoAnnounce, Unit: u})
 		}
 	}
+	return t
+}
+
+func (s *schedule) repeatDue(now time.Time) bool {
+	next := s.repeats.next()
+	return !next.IsZero() && !next.After(now)
 }
 
 // after counts an announcement and returns when the next one is due. A late
@@ -121,16 +143,19 @@ func (s *schedule) after(p *progress, now time.Time) time.Time {
 
 // next returns when due has something to give, or the zero time for never.
 func (s *schedule) next(now time.Time) time.Time {
-	when := s.repeats.next()
+	when, need := s.repeats.next(), announceFrames
 	if len(s.fresh) > 0 {
 		when = now
+	} else if len(s.probes) > 0 {
+		when, need = now, probeFrames
 	}
 	if when.IsZero() {
 		return when
 	}
-	if s.refill(now); s.budget < frames {
+	if s.refill(now); s.budget < float64(need) {
 		// A nanosecond more, against the rounding that would wake us too early.
-		if paid := now.Add(time.Duration((frames-s.budget)/paceRate*float64(time.Second)) + 1); paid.After(when) {
+		paid := now.Add(time.Duration((float64(need)-s.budget)/paceRate*float64(time.Second)) + 1)
+		if paid.After(when) {
 			return paid
 		}
 	}
@@ -142,4 +167,13 @@ func (s *schedule) refill(now time.Time) {
 		s.budget = min(paceBurst, s.budget+now.Sub(s.counted).Seconds()*paceRate)
 	}
 	s.counted = now
+}
+
+// spend pays for frames if it can.
+func (s *schedule) spend(frames float64) bool {
+	if s.budget < frames {
+		return false
+	}
+	s.budget -= frames
+	return true
 }

@@ -61,8 +61,8 @@ type Speaker struct {
 func New(cfg Config) (*Speaker, error) {
 	switch {
 	case cfg.Self == "":
-		return nil, errors.New("the name of this node is not known: set the environment variable NODE_NAME from the " +
-			"downward API (fieldRef: spec.nodeName) or pass --node-name")
+		return nil, errors.New("the speaker must know the name of its node, or it would stand for election as nobody: " +
+			"give the agent its node's name, as the downward API has it in spec.nodeName")
 	case cfg.Log == nil || cfg.Feed == nil || cfg.Links == nil || cfg.Open == nil:
 		panic("speaker.New: Log, Feed, Links and Open are needed")
 	}
