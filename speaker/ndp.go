@@ -59,10 +59,12 @@ func (ndpCodec) decode(frame []byte) (Message, error) {
 	}
 	src, dst := netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
 	icmp := ip[ip6Len : ip6Len+length]
-	if icmp[1] != 0 {
+	switch {
+	case icmp[0] != icmp6NSol && icmp[0] != icmp6NAdv:
+		return Message{}, malformed("NDP: type %d is neither solicitation nor advertisement", icmp[0])
+	case icmp[1] != 0:
 		return Message{}, malformed("NDP: code %d", icmp[1])
-	}
-	if checksum6(src, dst, icmp) != 0 {
+	case checksum6(src, dst, icmp) != 0:
 		return Message{}, malformed("NDP: wrong checksum")
 	}
 	parsed, err := ndp.ParseMessage(icmp)
@@ -90,8 +92,6 @@ func (ndpCodec) decode(frame []byte) (Message, error) {
 			return Message{}, malformed("NDP: advertisement of %v to %v, solicited: %v", body.TargetAddress, dst, body.Solicited)
 		}
 		m.Claims, m.Solicited = body.TargetAddress, body.Solicited
-	default:
-		return Message{}, malformed("NDP: type %v is neither solicitation nor advertisement", parsed.Type())
 	}
 	if m.MAC == (cluster.MAC{}) || m.MAC[0]&1 != 0 {
 		return Message{}, malformed("NDP: the sender's MAC %v is no host's", m.MAC)
