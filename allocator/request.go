@@ -105,9 +105,10 @@ type Result struct {
 	// Held is all that the Service holds now: in the order of Request.Families,
 	// lowest first.
 	Held []Held
-	// Added and Removed are what this call changed. An address is removed only
-	// because the Service asked for another one, no longer has the family, or
-	// lost the right to share; Removed says which.
+	// Added and Removed are what changed since the last Assign for this Service
+	// returned, be it by this call or by Serve. An address is removed only
+	// because the Service asked for another one, no longer has the family, lost
+	// the right to share, or was restored with somebody else's; Removed says which.
 	Added   []netip.Addr
 	Removed []Removed
 	// Missing are the families that the Service asks for and holds nothing of.
