@@ -22,6 +22,7 @@ type peer struct {
 	latest        uint64 // the newest version it has spoken of
 	known         bool   // ver is latest, in its present boot
 	partial       partial
+	ahead         map[uint64]Set // changes that came too early, by the version they build on
 	pulled        time.Duration
 
 	heard    time.Duration // when the last HELLO that it answered was sent
@@ -34,7 +35,11 @@ type peer struct {
 	verdicts map[string]time.Duration
 	knocked  time.Duration
 
-	owed   bool          // it is back: announce what was taken from it when its set is here
+	// It is back, but what it published meanwhile is not here yet: its old claims
+	// beat nothing, and what may have been announced twice is not announced.
+	owed   bool
+	whole  bool          // its set has come as a whole since then, without what it claimed meanwhile
+	wired  time.Duration // when it last answered on the wire while silent
 	robbed bool          // this node has taken units from it
 	held   time.Duration // how long its units were left alone at last because it answers on the wire
 }
@@ -192,7 +197,7 @@ func (m *Machine) adopt(p *peer, boot uint64) bool {
 		return false
 	}
 	p.oldBoot, p.boot = p.boot, boot
-	p.ver, p.latest, p.known, p.owed, p.partial = 0, 0, false, false, partial{}
+	p.ver, p.latest, p.known, p.owed, p.partial, p.ahead = 0, 0, false, false, partial{}, nil
 	p.facts.Ready = false
 	if m.on(ruleBoot) {
 		m.dropClaims(p)
@@ -223,7 +228,12 @@ func (m *Machine) matched(p *peer) {
 	}
 	if p.owed && !p.silent {
 		p.owed = false
-		m.announceTakenFrom(p)
+		for _, unit := range sortedClaims(p) {
+			if u := m.units[unit]; u != nil {
+				m.settle(u)
+			}
+		}
+		m.announceAgainst(p)
 	}
 }
 
@@ -314,14 +324,14 @@ func (m *Machine) silences() {
 }
 
 func (m *Machine) silence(p *peer, tell bool) {
-	p.silent, p.since, p.owed = true, m.now, false
+	p.silent, p.since, p.owed, p.wired = true, m.now, false, 0
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerSilent, Peer: p.name})
 	if m.large && tell {
 		m.tellVerdict(p)
 	}
-	for _, u := range sortedClaims(p) {
-		if u := m.units[u]; u != nil {
+	for _, unit := range sortedClaims(p) {
+		if u := m.units[unit]; u != nil {
 			m.settle(u)
 		}
 	}
@@ -329,7 +339,7 @@ func (m *Machine) silence(p *peer, tell bool) {
 
 // back takes a peer as alive again: it hears us and we hear it.
 func (m *Machine) back(p *peer) {
-	p.silent, p.owed, p.held = false, true, 0
+	p.silent, p.owed, p.whole, p.held = false, true, false, 0
 	clear(p.verdicts)
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerBack, Peer: p.name})
@@ -388,5 +398,22 @@ func (m *Machine) verdict(from *peer, v Verdict) {
 	}
 	if m.check(p); n >= 2 && m.now-p.heard > m.cfg.Silence/2 {
 		m.silence(p, false)
+	}
+}
+
+// wireBack is called when a silent peer answers on the wire. If it did not
+// before, a link has healed while gossip stays closed, and both may own the
+// same units: the wire must settle that.
+func (m *Machine) wireBack(p *peer) {
+	before := p.wired
+	p.wired = m.now
+	if before > 0 && m.now-before < contestEnd || !m.on(ruleContest) {
+		return
+	}
+	for _, u := range sortedUnits(m.mine) {
+		if _, claimed := p.claims[u.Unit]; u.state == owning && (claimed || u.from == p) {
+			m.challenge(u, p)
+			m.repeat(u)
+		}
 	}
 }

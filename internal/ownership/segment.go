@@ -6,10 +6,17 @@ import (
 	"time"
 )
 
-// A wire is a link of this node; segments on it share what is heard.
+// A wire is a link of this node. The segments on it share what is heard, and
+// their gateways testify for each other.
 type wire struct {
+	name  string
 	heard time.Duration // last frame or answer from another machine
 	deaf  bool          // something was not done because nothing is heard
+	tense time.Duration // since when others must be asked for life; 0 if not
+
+	gateway      bool // one has answered before
+	gatewayHeard time.Duration
+	gatewayAsked time.Duration
 }
 
 // A segment is what this node knows of one, be it on it or not.
@@ -24,11 +31,6 @@ type segment struct {
 
 	major bool          // as published
 	turn  time.Duration // since when it differs from what is computed; 0 if it does not
-
-	tense        time.Duration // since when somebody must be asked for life; 0 if not
-	gatewayEver  bool
-	gatewayHeard time.Duration
-	gatewayAsked time.Duration
 }
 
 func (m *Machine) segment(prefix netip.Prefix) *segment {
@@ -63,12 +65,12 @@ func (m *Machine) links(ev Links) {
 	for _, s := range m.sortedSegments() {
 		link, on := ev[s.prefix]
 		if on && m.wires[link.Name] == nil {
-			m.wires[link.Name] = &wire{heard: m.now}
+			m.wires[link.Name] = &wire{name: link.Name, heard: m.now}
 		}
 		wasUp := s.on && s.link.Up
 		changed := on != s.on || link.Up != s.link.Up || !slices.Equal(link.MACs, s.link.MACs)
 		if link.Gateway != s.link.Gateway {
-			s.gatewayEver = false
+			s.wire.gateway = false
 		}
 		s.on, s.link = on, link
 		if on {
@@ -119,7 +121,12 @@ func (m *Machine) heard(ev Heard) {
 		return
 	}
 	if ev.From.IsValid() && ev.From == s.link.Gateway {
-		s.gatewayEver, s.gatewayHeard = true, m.now
+		s.wire.gateway, s.wire.gatewayHeard = true, m.now
+	}
+	for _, p := range m.sorted {
+		if p.silent && ev.From.IsValid() && ev.From == p.given.Addr {
+			m.wireBack(p)
+		}
 	}
 	m.life(s)
 }
@@ -141,7 +148,7 @@ func (m *Machine) alive(s *segment) bool {
 	if m.now-s.wire.heard <= deafAfter && s.wire.heard >= s.upAt {
 		return true
 	}
-	if s.gatewayEver && (s.tense == 0 || s.gatewayHeard > s.tense-gatewayLag) {
+	if w := s.wire; w.gateway && (w.tense == 0 || w.gatewayHeard > w.tense-gatewayLag) {
 		return false
 	}
 	silent := 0
@@ -171,31 +178,33 @@ func (s *segment) wireHolds(m *Machine, p *peer) bool {
 // mute reports whether announcing must wait because nothing is heard although
 // it was asked for.
 func (m *Machine) mute(s *segment) bool {
-	return s.tense > 0 && m.now-s.tense > deafAfter && !m.alive(s)
+	return s.wire.tense > 0 && m.now-s.wire.tense > muteAfter && !m.alive(s)
 }
 
 // gatewayAlive reports whether the gateway counts as seen.
-func (m *Machine) gatewayAlive(s *segment) bool {
+func (m *Machine) gatewayAlive(w *wire) bool {
 	limit := gatewayLag
-	if s.tense > 0 && m.now-s.tense > gatewayOK {
+	if w.tense > 0 && m.now-w.tense > gatewayOK {
 		limit = gatewayOK
 	}
-	return s.gatewayEver && m.now-s.gatewayHeard < limit
+	return w.gateway && m.now-w.gatewayHeard < limit
 }
 
 // askAround asks gateways and silent peers over the wire. It runs with every
 // round of hellos.
 func (m *Machine) askAround() {
+	for _, w := range m.wires {
+		if !m.tenseNow(w) {
+			w.tense = 0
+		} else if w.tense == 0 {
+			w.tense = m.now
+		}
+	}
 	for _, s := range m.sortedSegments() {
 		if !s.on || !s.link.Up {
 			continue
 		}
-		if !m.tenseNow(s) {
-			s.tense = 0
-		} else if s.tense == 0 {
-			s.tense = m.now
-		}
-		if s.link.Gateway.IsValid() && (s.tense > 0 || m.now-s.gatewayAsked >= time.Second) {
+		if s.wire.tense > 0 || m.now-s.wire.gatewayAsked >= time.Second || s.wire.gatewayAsked == m.now {
 			m.askGateway(s)
 		}
 		asked := 0
@@ -210,23 +219,33 @@ func (m *Machine) askAround() {
 
 func (m *Machine) askGateway(s *segment) {
 	if s.link.Gateway.IsValid() {
-		s.gatewayAsked = m.now
+		s.wire.gatewayAsked = m.now
 		m.do(Ask{Segment: s.prefix, Target: s.link.Gateway})
 	}
 }
 
-// tenseNow reports whether something may be wrong on the segment.
-func (m *Machine) tenseNow(s *segment) bool {
-	if s.wire.deaf {
+// tenseNow reports whether something may be wrong on the wire.
+func (m *Machine) tenseNow(w *wire) bool {
+	if w.deaf {
 		return true
 	}
-	for _, w := range m.witnesses {
-		if w.seg.wire == s.wire {
+	for _, asked := range m.witnesses {
+		if asked.seg.wire == w {
 			return true
 		}
 	}
 	for _, p := range m.sorted {
-		if p.silent && m.now-p.since < takeBackFor && (p.on(s.prefix) || s.wireHolds(m, p)) {
+		if p.silent && m.now-p.since < takeBackFor && m.reaches(w, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// reaches reports whether p is on the wire, by its links or by its address.
+func (m *Machine) reaches(w *wire, p *peer) bool {
+	for _, s := range m.segs {
+		if s.on && s.wire == w && (p.on(s.prefix) || s.prefix.Contains(p.given.Addr)) {
 			return true
 		}
 	}
@@ -254,9 +273,9 @@ func (m *Machine) majorities() {
 				}
 			}
 		}
-		if s.gatewayEver {
+		if s.wire.gateway {
 			known++
-			if m.gatewayAlive(s) {
+			if m.gatewayAlive(s.wire) {
 				seen++
 			}
 		}
@@ -296,9 +315,7 @@ func (m *Machine) stalled(gap time.Duration) {
 		}
 		for _, w := range m.wires {
 			w.heard += gap
-		}
-		for _, s := range m.segs {
-			s.gatewayHeard += gap
+			w.gatewayHeard += gap
 		}
 	}
 	m.nextHello = m.now

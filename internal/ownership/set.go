@@ -144,9 +144,25 @@ func (m *Machine) set(p *peer, s Set) {
 		m.part(p, s)
 	case s.Version <= p.ver || s.Version <= p.partial.version:
 		return // known, or older than what is known
-	case s.Base == p.ver:
+	case s.Base > p.ver:
+		if p.ahead == nil {
+			p.ahead = map[uint64]Set{}
+		}
+		if len(p.ahead) < deltaLog {
+			p.ahead[s.Base] = s
+		}
+	default:
 		p.ver = s.Version
 		m.apply(p, s)
+	}
+	for { // what had overtaken it
+		next, ok := p.ahead[p.ver]
+		if !ok {
+			break
+		}
+		delete(p.ahead, p.ver)
+		p.ver = next.Version
+		m.apply(p, next)
 	}
 	m.matched(p)
 }
@@ -174,7 +190,12 @@ func (m *Machine) part(p *peer, s Set) {
 				s.Claims = append(s.Claims, Claim{Unit: u, Released: true})
 			}
 		}
-		p.ver, p.partial = s.Version, partial{}
+		p.ver, p.partial, p.whole = s.Version, partial{}, true
+		for base := range p.ahead {
+			if base < p.ver {
+				delete(p.ahead, base)
+			}
+		}
 	}
 	m.apply(p, s)
 }
@@ -192,6 +213,9 @@ func (m *Machine) apply(p *peer, s Set) {
 	m.recount, m.rerank = true, true
 	for _, c := range s.Claims {
 		if c.Released {
+			if u := m.units[c.Unit]; u != nil && u.giver != p {
+				m.repeat(u) // p has claimed it, so it may have announced it
+			}
 			m.dropClaim(p, c.Unit)
 		} else if len(p.claims) < maxClaims {
 			m.addClaim(p, c)

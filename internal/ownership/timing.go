@@ -31,6 +31,7 @@ const (
 	// Longer than a silent owner's last packet is old when the verdict on it
 	// falls would be too long: deafness must be noticed before taking.
 	deafAfter  = 300 * time.Millisecond
+	muteAfter  = 50 * time.Millisecond // of asking in vain, if nothing was heard before either
 	gatewayOK  = 350 * time.Millisecond
 	gatewayLag = 3500 * time.Millisecond // while it is asked once a second only
 	lonelyFor  = 3 * time.Second

@@ -127,7 +127,7 @@ func (m *Machine) able(u *unit) bool {
 func (m *Machine) best(u *unit) *peer {
 	var best *peer
 	for _, p := range u.claimants {
-		if p.silent && (m.on(ruleTwoWay) || u.state != owning) {
+		if p.silent && (m.on(ruleTwoWay) || u.state != owning) || p.owed && (u.state == owning || u.state == verifying) {
 			continue
 		}
 		if best == nil || m.compare(u, rank{p.major(u.Segment), p.claims[u.Unit], p.name}, rank{best.major(u.Segment), best.claims[u.Unit], best.name}) {
@@ -167,7 +167,14 @@ func (m *Machine) settle(u *unit) {
 	best := m.best(u)
 	if u.state == owning || u.state == verifying {
 		switch {
-		case best == nil || best == u.giver:
+		case best == nil:
+			for _, p := range u.claimants {
+				if p.silent && p.wired > 0 && m.now-p.wired < contestEnd && u.rival == nil {
+					m.challenge(u, p) // it can be heard, and answers on the wire
+					m.repeat(u)
+				}
+			}
+		case best == u.giver:
 		case u.hand.to == best.name || m.beaten(u, best):
 			m.stop(u, best)
 			m.rest(u, best)
@@ -308,17 +315,20 @@ func (m *Machine) repeat(u *unit) {
 	}
 }
 
-func (m *Machine) announceTakenFrom(p *peer) {
+// announceAgainst announces, after a peer has come back, what was taken from
+// it, because it may have answered old questions; and all that it may have
+// taken if that is not known.
+func (m *Machine) announceAgainst(p *peer) {
 	if !m.on(ruleReturn) {
 		return
 	}
 	for _, u := range sortedUnits(m.mine) {
-		if u.from == p {
+		if u.from == p || p.whole && p.on(u.Segment) {
 			u.from = nil
 			m.repeat(u)
 		}
 	}
-	p.robbed = false
+	p.robbed, p.whole = false, false
 }
 
 // frame takes a frame about a VIP from the wire.
@@ -353,18 +363,21 @@ func (m *Machine) announced(u *unit, p *peer) {
 	switch u.state {
 	case owning, verifying:
 		if p.silent {
-			if u.rival == nil && m.on(ruleContest) {
-				u.rival, u.contested = p, m.now
-				m.timers.set(u, m.after(contestAsk))
-			}
+			m.challenge(u, p)
 		} else if m.now-p.knocked >= pullGap {
 			m.hello(p)
 		}
 		m.repeat(u)
 	case waiting, probing:
-		u.prev = p
-		m.wait(u, garpYield)
-		m.pull(p)
+		switch {
+		case !p.silent:
+			u.prev = p
+			m.wait(u, garpYield)
+			m.pull(p)
+		case p != u.prev: // ask it: a node that hears nothing announces for a while, too
+			u.prev = p
+			m.wait(u, probeGap)
+		}
 	case idle:
 		if m.loose[u.Unit] != nil {
 			u.prev = p
@@ -376,6 +389,15 @@ func (m *Machine) pull(p *peer) {
 	if !p.silent && m.now-p.pulled >= pullGap {
 		p.pulled = m.now
 		m.do(Send{p.name, Pull{p.boot, p.ver}})
+	}
+}
+
+// challenge begins to find out whether a silent peer that owns u too can be
+// settled with on the wire; gossip gets a little time first.
+func (m *Machine) challenge(u *unit, p *peer) {
+	if u.state == owning && u.rival == nil && m.on(ruleContest) {
+		u.rival, u.contested = p, m.now
+		m.timers.set(u, m.after(contestAsk))
 	}
 }
 

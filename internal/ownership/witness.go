@@ -159,7 +159,11 @@ func (m *Machine) ask(w *witness) {
 	if w.round == w.rounds {
 		w.next = m.after(w.tail)
 	}
-	m.askGateway(w.seg)
+	for _, s := range m.sortedSegments() {
+		if s.on && s.wire == w.seg.wire {
+			m.askGateway(s)
+		}
+	}
 	var mac cluster.MAC
 	if w.suspect != nil {
 		mac, _ = w.suspect.mac(w.seg.prefix)
