@@ -23,9 +23,6 @@ func (arpCodec) decode(frame []byte) (Message, error) {
 			p.HardwareType, p.ProtocolType, p.HardwareAddrLength, p.IPLength)
 	}
 	m := Message{MAC: cluster.MAC(p.SenderHardwareAddr), Source: cluster.MAC(frame[6:12])}
-	if m.MAC == (cluster.MAC{}) || m.MAC[0]&1 != 0 {
-		return Message{}, malformed("ARP: the sender's MAC %v is no host's", m.MAC)
-	}
 	// Every packet with a sender address claims it, a question too (RFC 5227
 	// §2.4); the one without is the probe.
 	if !p.SenderIP.IsUnspecified() {

@@ -88,10 +88,28 @@ func Decode(frame []byte) (Message, error) {
 	}
 	switch kind := uint16(frame[12])<<8 | uint16(frame[13]); kind {
 	case etherARP:
-		return codecs[ipfam.V4].decode(frame)
+		return sane(codecs[ipfam.V4].decode(frame))
 	case etherIPv6:
-		return codecs[ipfam.V6].decode(frame)
+		return sane(codecs[ipfam.V6].decode(frame))
 	default:
 		return Message{}, malformed("ethertype %#04x is neither ARP nor IPv6", kind)
 	}
+}
+
+// sane refuses what neither family allows, so that nobody has to think of it
+// later: questions about no address, claims of no host's, group MACs as hosts.
+func sane(m Message, err error) (Message, error) {
+	switch {
+	case err != nil:
+		return Message{}, err
+	case m.MAC == (cluster.MAC{}) || m.MAC[0]&1 != 0:
+		return Message{}, malformed("the sender's MAC %v is no host's", m.MAC)
+	case m.Asks.IsValid() && (m.Asks.IsUnspecified() || m.Asks.IsMulticast()):
+		return Message{}, malformed("it asks for %v, which is no host's address", m.Asks)
+	case m.Asker.IsValid() && m.Asker.IsMulticast():
+		return Message{}, malformed("it comes from %v, which is no host's address", m.Asker)
+	case m.Claims.IsValid() && (m.Claims.IsUnspecified() || m.Claims.IsMulticast()):
+		return Message{}, malformed("it claims %v, which is no host's address", m.Claims)
+	}
+	return m, nil
 }

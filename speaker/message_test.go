@@ -160,7 +160,7 @@ func TestMalformedFramesAreToldApart(t *testing.T) {
 		"wrong checksum":                         append(solicitation(func([]byte) {})[:etherLen+ip6Len+30], 9, 9),
 		"failed to unmarshal":                    solicitation(func(ip []byte) { ip[ip6Len+25] = 0 }),
 		"neither solicitation nor advertisement": solicitation(func(ip []byte) { ip[ip6Len] = 133 }),
-		"solicitation for the multicast":         solicitation(func(ip []byte) { copy(ip[ip6Len+8:], multicast[:]) }),
+		"it asks for ff02::1":                    solicitation(func(ip []byte) { copy(ip[ip6Len+8:], multicast[:]) }),
 		"with a source link-layer address":       solicitation(func(ip []byte) { clear(ip[8:24]) }),
 	} {
 		m, err := Decode(frame)

@@ -76,10 +76,7 @@ func (ndpCodec) decode(frame []byte) (Message, error) {
 	switch body := parsed.(type) {
 	case *ndp.NeighborSolicitation:
 		told := option(body.Options, ndp.Source, &m.MAC)
-		switch {
-		case body.TargetAddress.IsMulticast():
-			return Message{}, malformed("NDP: solicitation for the multicast address %v", body.TargetAddress)
-		case src.IsUnspecified() && (told || dst != solicitedNode(body.TargetAddress)):
+		if src.IsUnspecified() && (told || dst != solicitedNode(body.TargetAddress)) {
 			return Message{}, malformed("NDP: probe to %v, or with a source link-layer address", dst)
 		}
 		m.Asks, m.Asker = body.TargetAddress, src
@@ -88,13 +85,10 @@ func (ndpCodec) decode(frame []byte) (Message, error) {
 		}
 	case *ndp.NeighborAdvertisement:
 		option(body.Options, ndp.Target, &m.MAC)
-		if body.TargetAddress.IsMulticast() || dst.IsMulticast() && body.Solicited {
-			return Message{}, malformed("NDP: advertisement of %v to %v, solicited: %v", body.TargetAddress, dst, body.Solicited)
+		if dst.IsMulticast() && body.Solicited {
+			return Message{}, malformed("NDP: a solicited advertisement to %v", dst)
 		}
 		m.Claims, m.Solicited = body.TargetAddress, body.Solicited
-	}
-	if m.MAC == (cluster.MAC{}) || m.MAC[0]&1 != 0 {
-		return Message{}, malformed("NDP: the sender's MAC %v is no host's", m.MAC)
 	}
 	return m, nil
 }
