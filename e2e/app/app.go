@@ -140,7 +140,7 @@ func (o Object) VIPs() []netip.Addr {
 // Get reads a Service of the default namespace.
 func Get(ctx context.Context, l *lab.Lab, name string) (Object, error) {
 	var o Object
-	err := l.KubectlJSON(ctx, &o, "get", "service", name)
+	err := l.KubectlJSON(ctx, &o, "service", name)
 	return o, err
 }
 

@@ -397,7 +397,7 @@ func TestTheControllerMayDieInTheMiddleOfCreations(t *testing.T) {
 		var list struct {
 			Items []app.Object
 		}
-		if err := l.KubectlJSON(ctx, &list, "get", "services", "-l", "many=yes"); err != nil {
+		if err := l.KubectlJSON(ctx, &list, "services", "-l", "many=yes"); err != nil {
 			return false, "", err
 		}
 		served := 0
