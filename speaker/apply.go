@@ -255,8 +255,7 @@ func (l *loop) ownMACs() map[cluster.MAC]struct{} {
 
 // table says what a link does about each address.
 func (l *loop) table(link rtnl.Link, own map[cluster.MAC]struct{}, now time.Time) *Table {
-	t := &Table{Sender: Sender{MAC: link.MAC}, Own: own, Modes: map[netip.Addr]Mode{}}
-	t.Sender.LinkLocal, _ = link.LinkLocal()
+	t := &Table{MAC: link.MAC, Own: own, Modes: map[netip.Addr]Mode{}}
 	for u := range l.onLink[link.Name] {
 		t.Modes[u.VIP] = max(t.Modes[u.VIP], Watch, l.modes[u])
 	}

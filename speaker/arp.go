@@ -40,27 +40,27 @@ func (arpCodec) decode(frame []byte) (Message, error) {
 }
 
 // answer is unicast, and its Ethernet source is the MAC that it tells.
-func (arpCodec) answer(s Sender, q Message) []byte {
-	return arpFrame(q.MAC, arp.OperationReply, s.MAC, q.Asks, q.MAC, q.Asker)
+func (arpCodec) answer(us cluster.MAC, q Message) []byte {
+	return arpFrame(q.MAC, arp.OperationReply, us, q.Asks, q.MAC, q.Asker)
 }
 
 // announce sends both forms, since some stacks heed only one. Linux takes the
 // request at any time, and the reply within locktime (1 s) of the last update
 // only if its target MAC is the sender's (measured; net/ipv4/arp.c
 // arp_is_garp).
-func (arpCodec) announce(s Sender, vip netip.Addr, _ bool) [][]byte {
+func (arpCodec) announce(us cluster.MAC, vip netip.Addr, _ bool) [][]byte {
 	return [][]byte{
-		arpFrame(broadcast, arp.OperationRequest, s.MAC, vip, cluster.MAC{}, vip),
-		arpFrame(broadcast, arp.OperationReply, s.MAC, vip, s.MAC, vip),
+		arpFrame(broadcast, arp.OperationRequest, us, vip, cluster.MAC{}, vip),
+		arpFrame(broadcast, arp.OperationReply, us, vip, us, vip),
 	}
 }
 
-func (arpCodec) probe(s Sender, vip netip.Addr, to cluster.MAC) []byte {
-	return arpFrame(orBroadcast(to), arp.OperationRequest, s.MAC, netip.IPv4Unspecified(), cluster.MAC{}, vip)
+func (arpCodec) probe(us cluster.MAC, vip netip.Addr, to cluster.MAC) []byte {
+	return arpFrame(orBroadcast(to), arp.OperationRequest, us, netip.IPv4Unspecified(), cluster.MAC{}, vip)
 }
 
-func (arpCodec) ask(s Sender, neighbour, from netip.Addr, to cluster.MAC) []byte {
-	return arpFrame(orBroadcast(to), arp.OperationRequest, s.MAC, from, cluster.MAC{}, neighbour)
+func (arpCodec) ask(us cluster.MAC, neighbour, from netip.Addr, to cluster.MAC) []byte {
+	return arpFrame(orBroadcast(to), arp.OperationRequest, us, from, cluster.MAC{}, neighbour)
 }
 
 func orBroadcast(to cluster.MAC) cluster.MAC {

@@ -48,15 +48,15 @@ type Call struct {
 }
 
 // frames returns the Ethernet frames of a call.
-func (c Call) frames(s Sender) [][]byte {
+func (c Call) frames(us cluster.MAC) [][]byte {
 	codec := codecOf(c.Addr)
 	switch c.Verb {
 	case Probe:
-		return [][]byte{codec.probe(s, c.Addr, c.To)}
+		return [][]byte{codec.probe(us, c.Addr, c.To)}
 	case Announce:
-		return codec.announce(s, c.Addr, c.First)
+		return codec.announce(us, c.Addr, c.First)
 	default:
-		return [][]byte{codec.ask(s, c.Addr, c.From, c.To)}
+		return [][]byte{codec.ask(us, c.Addr, c.From, c.To)}
 	}
 }
 

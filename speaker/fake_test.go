@@ -43,10 +43,10 @@ func (l *fakeLAN) deliver(t testing.TB, from *FakeConn, frame []byte) {
 	conns, mac, foreign := slices.Clone(l.conns), l.hosts[m.Asks], m.Asks.IsValid() && l.hosts[m.Asks] != cluster.MAC{}
 	l.mu.Unlock()
 	if foreign {
-		l.deliver(t, nil, codecOf(m.Asks).answer(Sender{MAC: mac, LinkLocal: addr("fe80::f0")}, m))
+		l.deliver(t, nil, codecOf(m.Asks).answer(mac, m))
 	}
 	for _, c := range conns {
-		if c == from || frame[0]&1 == 0 && cluster.MAC(frame[:6]) != c.table.Load().Sender.MAC {
+		if c == from || frame[0]&1 == 0 && cluster.MAC(frame[:6]) != c.table.Load().MAC {
 			continue
 		}
 		reply, events := c.table.Load().respond(m)
@@ -83,12 +83,12 @@ func (l *fakeLAN) ask(t testing.TB, a netip.Addr) (answered []cluster.MAC) {
 	l.mu.Lock()
 	before := len(l.sent)
 	l.mu.Unlock()
-	me := Sender{MAC: cluster.MAC{2, 0, 0, 0, 0, 100}}
+	me := cluster.MAC{2, 0, 0, 0, 0, 100}
 	l.deliver(t, nil, codecOf(a).ask(me, a, asker, cluster.MAC{}))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.sent[before:] {
-		if s.msg.Claims == a && s.to == me.MAC {
+		if s.msg.Claims == a && s.to == me {
 			answered = append(answered, s.msg.MAC)
 		}
 	}
@@ -119,7 +119,7 @@ func (c *FakeConn) Discard() error     { return nil }
 func (c *FakeConn) Stats() Stats       { return Stats{} }
 
 func (c *FakeConn) Send(call Call) error {
-	for _, f := range call.frames(c.table.Load().Sender) {
+	for _, f := range call.frames(c.table.Load().MAC) {
 		c.lan.deliver(c.t, c, f)
 	}
 	return nil
@@ -373,17 +373,17 @@ func TestAStrangerIsToldOffRarely(t *testing.T) {
 		fakeTell("a", service("web", vip), a)
 		after(10 * time.Second)
 		_, before := lan.about(vip)
-		stranger := Sender{MAC: cluster.MAC{0xf2, 0, 0, 0, 0, 9}, LinkLocal: addr("fe80::f0")}
+		stranger := cluster.MAC{0xf2, 0, 0, 0, 0, 9}
 		for range 25 {
 			lan.deliver(t, nil, codecOf(vip).announce(stranger, vip, false)[0])
 			after(time.Second)
 		}
 		_, all := lan.about(vip)
-		ours := slices.DeleteFunc(all[len(before):], func(f sentFrame) bool { return f.msg.MAC == stranger.MAC })
+		ours := slices.DeleteFunc(all[len(before):], func(f sentFrame) bool { return f.msg.MAC == stranger })
 		if got := offsets(time.Now(), ours); len(got) != 3 {
 			t.Errorf("told off %d times in 25 s, want 3 times", len(got))
 		}
-		if u := a.unit("test/web"); u.Conflict != stranger.MAC || !u.Mine {
+		if u := a.unit("test/web"); u.Conflict != stranger || !u.Mine {
 			t.Errorf("report %+v", u)
 		}
 		after(conflictMemory)
@@ -411,7 +411,7 @@ func TestTwoOwnersAreEndedByWeight(t *testing.T) {
 				// The segment is cut, and b alone is told that a is out.
 				lan.mu.Lock()
 				whole := lan.conns
-				lan.conns = slices.DeleteFunc(slices.Clone(whole), func(c *FakeConn) bool { return c.table.Load().Sender.MAC[5] == 1 })
+				lan.conns = slices.DeleteFunc(slices.Clone(whole), func(c *FakeConn) bool { return c.table.Load().MAC[5] == 1 })
 				lan.mu.Unlock()
 				b.feed.Put(cluster.Delta{Nodes: map[string]*cluster.Node{
 					"a": {Name: "a", Links: a.published(), Refused: cluster.NotReady}, "b": {Name: "b", Links: b.published()},

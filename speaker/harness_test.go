@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/ndp"
 	"golang.org/x/sys/unix"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
@@ -25,16 +26,19 @@ func TestMain(m *testing.M) { nstest.Main(m) }
 // limit bounds every wait of these tests; nothing asserts that it was short.
 const limit = 20 * time.Second
 
+// A family is what differs between the two in a wire test.
+type family struct {
+	name         string
+	vip          netip.Addr
+	client, a, b string // addresses with the length of the prefix
+	neigh        string // the sysctl directory of its neighbour table
+	forward      string // the sysctl that makes a host a router
+}
+
 // families holds what the wire tests run over: every case runs once for each.
-var families = []struct {
-	name          string
-	vip           netip.Addr
-	client, a, b  string // addresses with the length of the prefix
-	neigh         string // the sysctl directory of its neighbour table
-	pool, forward string
-}{
-	{"IPv4", addr("192.0.2.200"), "192.0.2.100/24", "192.0.2.11/24", "192.0.2.12/24", "net.ipv4.neigh", "192.0.2.0/24", "net.ipv4.ip_forward"},
-	{"IPv6", addr("2001:db8:1::200"), "2001:db8:1::100/64", "2001:db8:1::11/64", "2001:db8:1::12/64", "net.ipv6.neigh", "2001:db8:1::/64", "net.ipv6.conf.all.forwarding"},
+var families = []family{
+	{"IPv4", addr("192.0.2.200"), "192.0.2.100/24", "192.0.2.11/24", "192.0.2.12/24", "net.ipv4.neigh", "net.ipv4.ip_forward"},
+	{"IPv6", addr("2001:db8:1::200"), "2001:db8:1::100/64", "2001:db8:1::11/64", "2001:db8:1::12/64", "net.ipv6.neigh", "net.ipv6.conf.all.forwarding"},
 }
 
 func addr(s string) netip.Addr     { return netip.MustParseAddr(s) }
@@ -316,4 +320,10 @@ func (p *port) find(what string, ok func(seen) bool) (found seen) {
 		return false
 	})
 	return found
+}
+
+// solicit returns a neighbour solicitation without the option that tells its
+// sender's MAC, as kernels send it to confirm an entry.
+func solicit(from, to cluster.MAC, src, dst, target netip.Addr) []byte {
+	return ndpFrame(to, from, src, dst, &ndp.NeighborSolicitation{TargetAddress: target})
 }

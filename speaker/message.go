@@ -37,24 +37,19 @@ func (m Message) speaker() netip.Addr {
 // ErrMalformed is wrapped by every error of Decode.
 var ErrMalformed = errors.New("malformed frame")
 
-// A Sender is one end of a link: whom frames come from.
-type Sender struct {
-	MAC       cluster.MAC
-	LinkLocal netip.Addr // source of NDP messages; invalid when the link has none
-}
-
-// A codec turns messages into frames of one family and back.
+// A codec turns messages into frames of one family and back. us is always the
+// MAC of the link that the frame leaves by.
 type codec interface {
 	// decode reads an Ethernet frame of the family.
 	decode(frame []byte) (Message, error)
 	// answer is the reply to a question or probe for an address we own.
-	answer(s Sender, q Message) []byte
+	answer(us cluster.MAC, q Message) []byte
 	// announce tells everybody. first adds what helps only a new address.
-	announce(s Sender, vip netip.Addr, first bool) [][]byte
+	announce(us cluster.MAC, vip netip.Addr, first bool) [][]byte
 	// probe asks whether vip is free; to is all zero for everybody.
-	probe(s Sender, vip netip.Addr, to cluster.MAC) []byte
+	probe(us cluster.MAC, vip netip.Addr, to cluster.MAC) []byte
 	// ask asks for the MAC of a neighbour on behalf of our own address from.
-	ask(s Sender, neighbour, from netip.Addr, to cluster.MAC) []byte
+	ask(us cluster.MAC, neighbour, from netip.Addr, to cluster.MAC) []byte
 }
 
 // codecs is indexed by family.

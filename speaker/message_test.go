@@ -14,14 +14,14 @@ import (
 )
 
 var (
-	us     = Sender{MAC: cluster.MAC{2, 0, 0, 0, 0, 1}, LinkLocal: addr("fe80::1")}
-	them   = Sender{MAC: cluster.MAC{2, 0, 0, 0, 0, 2}, LinkLocal: addr("fe80::2")}
+	us     = cluster.MAC{2, 0, 0, 0, 0, 1}
+	them   = cluster.MAC{2, 0, 0, 0, 0, 2}
 	askers = map[netip.Addr]netip.Addr{addr("192.0.2.200"): addr("192.0.2.100"), addr("2001:db8:1::200"): addr("2001:db8:1::100")}
 )
 
 // A table that answers for the VIPs of both families and watches two others.
 func answering() *Table {
-	return &Table{Sender: us, Own: map[cluster.MAC]struct{}{us.MAC: {}, {2, 0, 0, 0, 7, 1}: {}}, Modes: map[netip.Addr]Mode{
+	return &Table{MAC: us, Own: map[cluster.MAC]struct{}{us: {}, {2, 0, 0, 0, 7, 1}: {}}, Modes: map[netip.Addr]Mode{
 		addr("192.0.2.200"): Answer, addr("2001:db8:1::200"): Answer, addr("192.0.2.201"): Watch, addr("2001:db8:1::201"): Listen,
 	}}
 }
@@ -45,17 +45,17 @@ func TestRespond(t *testing.T) {
 			events []Event
 		}{
 			{name: "a question is answered by unicast", frame: question, reply: c.answer(us, answerTo(question))},
-			{name: "a unicast question too", frame: c.ask(them, vip, asker, us.MAC), reply: c.answer(us, answerTo(question))},
+			{name: "a unicast question too", frame: c.ask(them, vip, asker, us), reply: c.answer(us, answerTo(question))},
 			{name: "a probe is answered and told", frame: c.probe(them, vip, cluster.MAC{}),
-				reply: c.answer(us, answerTo(c.probe(them, vip, cluster.MAC{}))), events: []Event{{Addr: vip, MAC: them.MAC, Kind: Probed}}},
-			{name: "an announcement of ours by another is told", frame: c.announce(them, vip, false)[0], events: []Event{{Addr: vip, MAC: them.MAC, Kind: Announced}}},
-			{name: "a solicited answer is told as such", frame: c.answer(them, Message{MAC: us.MAC, Asks: vip, Asker: asker}), events: []Event{{Addr: vip, MAC: them.MAC, Kind: Answered}}},
+				reply: c.answer(us, answerTo(c.probe(them, vip, cluster.MAC{}))), events: []Event{{Addr: vip, MAC: them, Kind: Probed}}},
+			{name: "an announcement of ours by another is told", frame: c.announce(them, vip, false)[0], events: []Event{{Addr: vip, MAC: them, Kind: Announced}}},
+			{name: "a solicited answer is told as such", frame: c.answer(them, Message{MAC: us, Asks: vip, Asker: asker}), events: []Event{{Addr: vip, MAC: them, Kind: Answered}}},
 			{name: "a question for a watched address is not ours", frame: c.ask(them, other, asker, cluster.MAC{})},
-			{name: "a probe for a watched address is told", frame: c.probe(them, other, cluster.MAC{}), events: []Event{{Addr: other, MAC: them.MAC, Kind: Probed}}},
-			{name: "a question from the VIP claims it", frame: c.ask(them, asker, vip, cluster.MAC{}), events: []Event{{Addr: vip, MAC: them.MAC, Kind: Announced}}},
+			{name: "a probe for a watched address is told", frame: c.probe(them, other, cluster.MAC{}), events: []Event{{Addr: other, MAC: them, Kind: Probed}}},
+			{name: "a question from the VIP claims it", frame: c.ask(them, asker, vip, cluster.MAC{}), events: []Event{{Addr: vip, MAC: them, Kind: Announced}}},
 			{name: "an address that nobody named is ignored", frame: c.ask(them, asker, other.Next(), cluster.MAC{})},
 			{name: "our own question is not answered", frame: c.ask(us, vip, asker, cluster.MAC{})},
-			{name: "nor one of our other link", frame: c.ask(Sender{MAC: cluster.MAC{2, 0, 0, 0, 7, 1}}, vip, asker, cluster.MAC{})},
+			{name: "nor one of our other link", frame: c.ask(cluster.MAC{2, 0, 0, 0, 7, 1}, vip, asker, cluster.MAC{})},
 			{name: "nor our probe that came back", frame: c.probe(us, vip, cluster.MAC{})},
 		} {
 			t.Run(vip.String()+"/"+tt.name, func(t *testing.T) {
@@ -82,20 +82,20 @@ func TestFramesAreWhatTheRFCsSay(t *testing.T) {
 	const vip4, asker4 = "c00002c8", "c0000264"
 	arpHead := "0001" + "0800" + "06" + "04"
 	v4, v6 := addr("192.0.2.200"), addr("2001:db8:1::200")
-	question := Message{MAC: them.MAC, Asks: v4, Asker: addr("192.0.2.100")}
+	question := Message{MAC: them, Asks: v4, Asker: addr("192.0.2.100")}
 	a, n := arpCodec{}, ndpCodec{}
 	for name, tt := range map[string]struct{ got, want string }{
 		"ARP answer":               {hexOf(a.answer(us, question)), themMAC + usMAC + "0806" + arpHead + "0002" + usMAC + vip4 + themMAC + asker4},
 		"ARP announcement":         {hexOf(a.announce(us, v4, true)[0]), allHosts + usMAC + "0806" + arpHead + "0001" + usMAC + vip4 + zero + vip4},
 		"ARP announcement, reply":  {hexOf(a.announce(us, v4, true)[1]), allHosts + usMAC + "0806" + arpHead + "0002" + usMAC + vip4 + usMAC + vip4},
 		"ARP probe":                {hexOf(a.probe(us, v4, cluster.MAC{})), allHosts + usMAC + "0806" + arpHead + "0001" + usMAC + "00000000" + zero + vip4},
-		"ARP probe to one":         {hexOf(a.probe(us, v4, them.MAC))[:24], themMAC + usMAC},
-		"ARP answer to a probe":    {hexOf(a.answer(us, Message{MAC: them.MAC, Asks: v4, Asker: netip.IPv4Unspecified()})), themMAC + usMAC + "0806" + arpHead + "0002" + usMAC + vip4 + themMAC + "00000000"},
-		"NA, Ethernet":             {hexOf(n.answer(us, Message{MAC: them.MAC, Asks: v6, Asker: addr("2001:db8:1::100")}))[:28], themMAC + usMAC + "86dd"},
-		"NA, hop limit and source": {hexOf(n.answer(us, Message{MAC: them.MAC, Asks: v6, Asker: addr("2001:db8:1::100")}))[40:76], "3aff" + "fe800000000000000000000000000001"},
-		"NA, solicited, override":  {icmpOf(n.answer(us, Message{MAC: them.MAC, Asks: v6, Asker: addr("2001:db8:1::100")})), "8800....60000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
-		"NA to a probe":            {icmpOf(n.answer(us, Message{MAC: them.MAC, Asks: v6, Asker: netip.IPv6Unspecified()})), "8800....20000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
-		"NA to a probe, Ethernet":  {hexOf(n.answer(us, Message{MAC: them.MAC, Asks: v6, Asker: netip.IPv6Unspecified()}))[:24], "333300000001" + usMAC},
+		"ARP probe to one":         {hexOf(a.probe(us, v4, them))[:24], themMAC + usMAC},
+		"ARP answer to a probe":    {hexOf(a.answer(us, Message{MAC: them, Asks: v4, Asker: netip.IPv4Unspecified()})), themMAC + usMAC + "0806" + arpHead + "0002" + usMAC + vip4 + themMAC + "00000000"},
+		"NA, Ethernet":             {hexOf(n.answer(us, Message{MAC: them, Asks: v6, Asker: addr("2001:db8:1::100")}))[:28], themMAC + usMAC + "86dd"},
+		"NA, hop limit and source": {hexOf(n.answer(us, Message{MAC: them, Asks: v6, Asker: addr("2001:db8:1::100")}))[40:76], "3aff" + "20010db8000100000000000000000200"},
+		"NA, solicited, override":  {icmpOf(n.answer(us, Message{MAC: them, Asks: v6, Asker: addr("2001:db8:1::100")})), "8800....60000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
+		"NA to a probe":            {icmpOf(n.answer(us, Message{MAC: them, Asks: v6, Asker: netip.IPv6Unspecified()})), "8800....20000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
+		"NA to a probe, Ethernet":  {hexOf(n.answer(us, Message{MAC: them, Asks: v6, Asker: netip.IPv6Unspecified()}))[:24], "333300000001" + usMAC},
 		"NA announcement":          {icmpOf(n.announce(us, v6, true)[0]), "8800....20000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
 		"NA to routers":            {icmpOf(n.announce(us, v6, true)[1]), "8800....00000000" + "20010db8000100000000000000000200" + "0201" + usMAC},
 		"DAD probe, Ethernet":      {hexOf(n.probe(us, v6, cluster.MAC{}))[:24], "3333ff000200" + usMAC},
@@ -181,7 +181,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(c.ask(them, vip, asker, cluster.MAC{}))
 		f.Add(c.probe(them, vip, cluster.MAC{}))
 		f.Add(c.announce(them, vip, true)[0])
-		f.Add(c.answer(them, Message{MAC: us.MAC, Asks: vip, Asker: asker}))
+		f.Add(c.answer(them, Message{MAC: us, Asks: vip, Asker: asker}))
 	}
 	f.Add(solicitation(func(ip []byte) { ip[ip6Len+25] = 0 }))
 	f.Fuzz(func(t *testing.T, frame []byte) {
@@ -204,7 +204,7 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		answer, err := Decode(reply)
-		if err != nil || answer.Claims != m.Asks || answer.MAC != us.MAC || answer.Source != us.MAC || answer.Asks.IsValid() {
+		if err != nil || answer.Claims != m.Asks || answer.MAC != us || answer.Source != us || answer.Asks.IsValid() {
 			t.Fatalf("%+v was answered by %+v, %v", m, answer, err)
 		}
 	})

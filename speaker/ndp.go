@@ -110,56 +110,56 @@ func option(options []ndp.Option, direction ndp.Direction, mac *cluster.MAC) boo
 // since the prober has no address yet (RFC 4862 §5.4.3, RFC 4861 §7.2.4). A
 // question without its sender's MAC is the unicast probe of a cache entry
 // (§7.3.3) and gets its answer to the Ethernet source.
-func (ndpCodec) answer(s Sender, q Message) []byte {
+func (ndpCodec) answer(us cluster.MAC, q Message) []byte {
 	if q.Probe() {
-		return advertisement(s, q.Asks, multicastMAC(allNodes), allNodes, flags{override: true})
+		return advertisement(us, q.Asks, multicastMAC(allNodes), allNodes, flags{override: true})
 	}
-	return advertisement(s, q.Asks, q.MAC, q.Asker, flags{solicited: true, override: true})
+	return advertisement(us, q.Asks, q.MAC, q.Asker, flags{solicited: true, override: true})
 }
 
 // announce goes to all nodes, and for a new address also to all routers, which
 // then may know it before the first packet comes in (RFC 9131 §5.1; without
 // Override as it asks).
-func (ndpCodec) announce(s Sender, vip netip.Addr, first bool) [][]byte {
-	out := [][]byte{advertisement(s, vip, multicastMAC(allNodes), allNodes, flags{override: true})}
+func (ndpCodec) announce(us cluster.MAC, vip netip.Addr, first bool) [][]byte {
+	out := [][]byte{advertisement(us, vip, multicastMAC(allNodes), allNodes, flags{override: true})}
 	if first {
-		out = append(out, advertisement(s, vip, multicastMAC(allRouters), allRouters, flags{}))
+		out = append(out, advertisement(us, vip, multicastMAC(allRouters), allRouters, flags{}))
 	}
 	return out
 }
 
 // probe carries a nonce, by which the sender of a looped frame knows its own
 // (RFC 7527 §4.1).
-func (ndpCodec) probe(s Sender, vip netip.Addr, to cluster.MAC) []byte {
+func (ndpCodec) probe(us cluster.MAC, vip netip.Addr, to cluster.MAC) []byte {
 	group := solicitedNode(vip)
 	if to == (cluster.MAC{}) {
 		to = multicastMAC(group)
 	}
 	ns := &ndp.NeighborSolicitation{TargetAddress: vip, Options: []ndp.Option{ndp.NewNonce()}}
-	return ndpFrame(to, s.MAC, netip.IPv6Unspecified(), group, ns)
+	return ndpFrame(to, us, netip.IPv6Unspecified(), group, ns)
 }
 
-func (ndpCodec) ask(s Sender, neighbour, from netip.Addr, to cluster.MAC) []byte {
+func (ndpCodec) ask(us cluster.MAC, neighbour, from netip.Addr, to cluster.MAC) []byte {
 	ns := &ndp.NeighborSolicitation{TargetAddress: neighbour, Options: []ndp.Option{
-		&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: net.HardwareAddr(s.MAC[:])},
+		&ndp.LinkLayerAddress{Direction: ndp.Source, Addr: net.HardwareAddr(us[:])},
 	}}
 	if to != (cluster.MAC{}) {
-		return ndpFrame(to, s.MAC, from, neighbour, ns)
+		return ndpFrame(to, us, from, neighbour, ns)
 	}
 	group := solicitedNode(neighbour)
-	return ndpFrame(multicastMAC(group), s.MAC, from, group, ns)
+	return ndpFrame(multicastMAC(group), us, from, group, ns)
 }
 
 type flags struct{ solicited, override bool }
 
-func advertisement(s Sender, vip netip.Addr, to cluster.MAC, dst netip.Addr, f flags) []byte {
-	src := s.LinkLocal
-	if !src.IsValid() {
-		src = vip // A link without a link-local address: the one address we do own on it.
-	}
-	return ndpFrame(to, s.MAC, src, dst, &ndp.NeighborAdvertisement{
+// advertisement comes from the VIP, as Linux sends it for an address of its
+// own (net/ipv6/ndisc.c, ndisc_send_na). A link-local source is as good for
+// kernels, but some tools take such an answer for that of another link (ndisc6
+// does: measured).
+func advertisement(us cluster.MAC, vip netip.Addr, to cluster.MAC, dst netip.Addr, f flags) []byte {
+	return ndpFrame(to, us, vip, dst, &ndp.NeighborAdvertisement{
 		Solicited: f.solicited, Override: f.override, TargetAddress: vip,
-		Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(s.MAC[:])}},
+		Options: []ndp.Option{&ndp.LinkLayerAddress{Direction: ndp.Target, Addr: net.HardwareAddr(us[:])}},
 	})
 }
 

@@ -166,7 +166,7 @@ func (c *packetConn) Set(t *Table) error {
 }
 
 func (c *packetConn) Send(call Call) error {
-	for _, f := range call.frames(c.table.Load().Sender) {
+	for _, f := range call.frames(c.table.Load().MAC) {
 		err := c.send(f)
 		if errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENODEV) {
 			err = errors.Join(ErrLinkDown, err)

@@ -21,9 +21,9 @@ const (
 // A Table tells the responder of a link all that it needs. It is immutable:
 // the loop makes a new one and swaps it in.
 type Table struct {
-	Sender Sender
-	Own    map[cluster.MAC]struct{} // of every link of this host: never answered, never reported
-	Modes  map[netip.Addr]Mode
+	MAC   cluster.MAC              // of this link: who has the addresses that are answered for
+	Own   map[cluster.MAC]struct{} // of every link of this host: never answered, never reported
+	Modes map[netip.Addr]Mode
 }
 
 // A Kind says how somebody else came to speak of an address.
@@ -60,7 +60,7 @@ func (t *Table) respond(m Message) (reply []byte, events []Event) {
 			events = append(events, Event{Addr: m.Asks, MAC: m.MAC, Kind: Probed})
 		}
 		if mode == Answer {
-			reply = codecOf(m.Asks).answer(t.Sender, m)
+			reply = codecOf(m.Asks).answer(t.MAC, m)
 		}
 	}
 	if m.Claims.IsValid() && t.Modes[m.Claims] != Ignore {

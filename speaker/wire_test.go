@@ -51,7 +51,7 @@ func TestANeighbourEntryAgesAndIsConfirmed(t *testing.T) {
 // ago, within Linux's locktime of a second.
 func TestAnAnnouncementMovesAFreshEntry(t *testing.T) {
 	for _, f := range families {
-		forms := codecs[ipfam.Of(f.vip)].announce(Sender{MAC: cluster.MAC{2, 0, 0, 0, 0, 0xbb}, LinkLocal: addr("fe80::bb")}, f.vip, false)
+		forms := codecs[ipfam.Of(f.vip)].announce(cluster.MAC{2, 0, 0, 0, 0, 0xbb}, f.vip, false)
 		for i, form := range forms {
 			t.Run(fmt.Sprintf("%s/form %d", f.name, i), func(t *testing.T) {
 				t.Parallel()
@@ -119,7 +119,7 @@ func TestOneOfTwoSpeakersAnswers(t *testing.T) {
 			owner.owns(svc.Key)
 			wire := newPort(t, c.Host, "eth0")
 			for range 20 {
-				wire.send(codecOf(f.vip).ask(Sender{MAC: macOf(t, c.Host, "eth0")}, f.vip, prefix(f.client).Addr(), cluster.MAC{}))
+				wire.send(codecOf(f.vip).ask(macOf(t, c.Host, "eth0"), f.vip, prefix(f.client).Addr(), cluster.MAC{}))
 			}
 			answers := map[cluster.MAC]int{}
 			nstest.Wait(t, limit, "20 answers", func() bool {

@@ -62,7 +62,9 @@ func Main(m *testing.M) {
 		// Root inside is the caller outside, whoever that is.
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
+		// tcpdump wants to call setgroups. Only root outside may allow that.
+		GidMappingsEnableSetgroups: os.Geteuid() == 0,
+		Pdeathsig:                  syscall.SIGKILL,
 	}
 	if err := cmd.Start(); err != nil {
 		if !refused(err) {
