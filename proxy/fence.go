@@ -38,7 +38,7 @@ type Fence struct {
 func NewFence() (*Fence, error) {
 	conn, err := nft.Open()
 	if err != nil {
-		return nil, fmt.Errorf("fence VIPs: %w", err)
+		return nil, err // its text begins with what the user must know
 	}
 	return &Fence{conn: conn}, nil
 }

@@ -100,7 +100,8 @@ func ask(h *nstest.Host, network string, to netip.AddrPort) (answer string, err 
 func outcome(err error) string {
 	var timeout interface{ Timeout() bool }
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
+		// A rule that rejects or drops what the host itself sends makes the send fail.
 		return "refused"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "unreachable"

@@ -156,3 +156,10 @@ func (b *Batch) elements(msg int, flags uint16, do, table string, s Set, element
 		elements = elements[n:]
 	}
 }
+
+// Append adds the changes of another batch behind those of b.
+func (b *Batch) Append(other *Batch) {
+	b.e.B = append(b.e.B, other.e.B...)
+	b.did = append(b.did, other.did...)
+	b.sets += other.sets
+}

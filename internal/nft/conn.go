@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -239,21 +240,28 @@ func (want Table) Ensure(b *Batch, have Present) error {
 	return nil
 }
 
-// Surplus appends to b what removes the chains and sets that want does not
-// declare. It needs the maps that lead to those chains to be cleared first.
+// Surplus appends to b, behind what Ensure appended, what removes the chains
+// and sets that want does not declare. No element of a declared map may lead
+// to such a chain any more.
 func (want Table) Surplus(b *Batch, have Present) {
+	var chains []string
 	for name := range have.Chains {
 		if !slices.ContainsFunc(want.Chains, func(c Chain) bool { return c.Name == name }) {
-			if len(have.digest[name]) > 0 {
-				b.flushChain(want.Name, name)
-			}
-			b.DeleteChain(want.Name, name)
+			chains = append(chains, name)
 		}
 	}
+	slices.Sort(chains)
+	for _, name := range chains { // all of them first: they may use each other and the sets
+		b.flushChain(want.Name, name)
+	}
 	for name := range have.Sets {
-		if !slices.ContainsFunc(want.Sets, func(s Set) bool { return s.Name == name }) {
+		// A set without a name of its own goes with the rule that it is part of.
+		if !strings.HasPrefix(name, "__") && !slices.ContainsFunc(want.Sets, func(s Set) bool { return s.Name == name }) {
 			b.DeleteSet(want.Name, name)
 		}
+	}
+	for _, name := range chains {
+		b.DeleteChain(want.Name, name)
 	}
 }
 

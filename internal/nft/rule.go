@@ -15,10 +15,8 @@ import (
 // (uapi/linux/netfilter/nf_tables.h).
 const (
 	ctOriginal  = 0 // IP_CT_DIR_ORIGINAL
-	ctKeySrcIP  = 18
-	ctKeyDstIP  = 19
-	ctKeySrcIP6 = 20
-	ctKeyDstIP6 = 21
+	ctKeyDstIP  = 20
+	ctKeyDstIP6 = 22
 
 	firstRegister = 8 // NFT_REG32_00: registers of four bytes, as concatenations need them
 	verdict       = unix.NFT_REG_VERDICT

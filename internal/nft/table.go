@@ -238,6 +238,9 @@ func (s Set) encodeElement(e *nfnl.Encoder, el Element) {
 		e.String(unix.NFTA_DATA_VALUE, v[:min(len(v), width(types))])
 		e.End(n)
 	}
+	if el.Bound {
+		e.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+	}
 	put(unix.NFTA_SET_ELEM_KEY, el.Key, s.Key)
 	if el.End != "" {
 		put(setElemKeyEnd, el.End, s.Key)
@@ -266,6 +269,8 @@ func (s Set) decodeElement(b []byte) (Element, error) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
 			el.Key = pad(nfnl.Find(v, unix.NFTA_DATA_VALUE))
+		case unix.NFTA_SET_ELEM_FLAGS:
+			el.Bound = nfnl.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 		case setElemKeyEnd:
 			el.End = pad(nfnl.Find(v, unix.NFTA_DATA_VALUE))
 		case unix.NFTA_SET_ELEM_DATA:

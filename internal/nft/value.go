@@ -81,9 +81,21 @@ func (v Val) Mark(m uint32) Val { return binary.NativeEndian.AppendUint32(v, m) 
 // they are immutable and comparable; Val makes them.
 type Element struct {
 	Key     string
-	End     string // the last key of an interval; empty when there is no interval
+	End     string // the last key of an interval, in sets of several fields
+	Bound   bool   // the first key behind an interval, in sets of one field; see Interval
 	Data    string // what a map gives for the key; the chain's name where it gives a verdict
 	Comment string // for people who list the table; at most 120 bytes
+}
+
+// Interval returns the elements of the interval from first to last, both
+// included, of a set of one field. The kernel keeps such an interval as two
+// elements: its first key, and a bound behind its last one.
+func Interval(first, last netip.Addr) []Element {
+	out := []Element{{Key: string(Val{}.Addr(first))}}
+	if next := last.Next(); next.IsValid() {
+		out = append(out, Element{Key: string(Val{}.Addr(next)), Bound: true})
+	}
+	return out
 }
 
 // KeyAddr returns the address that begins at a byte of a key or a value.
@@ -101,3 +113,6 @@ func KeyPort(s string, at int) uint16 { return uint16(s[at])<<8 | uint16(s[at+1]
 func KeyMark(s string, at int) uint32 {
 	return binary.NativeEndian.Uint32([]byte(s[at : at+4]))
 }
+
+// Raw appends what another Val has.
+func (v Val) Raw(s string) Val { return append(v, s...) }

@@ -1,0 +1,497 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go4.org/netipx"
+
+	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/ipfam"
+	"github.com/clarion-lb/clarion/internal/nft"
+)
+
+// grace is how long what nothing leads to any more stays in the kernel. A
+// packet that read a class may still be on its way to a slot; it takes
+// microseconds.
+const grace = 100 * time.Millisecond
+
+// An engine brings the kernel to what a book wants. One goroutine uses it.
+type engine struct {
+	*book
+	conn   *nft.Conn
+	kernel kernel // conn, or what a test puts in between
+	log    *slog.Logger
+
+	static  map[mark]bool      // entries that come from the node and not from Services
+	have    mirror             // nil when it must be read anew
+	sets    map[string]nft.Set // in the sizes that the kernel has
+	classes map[Class]bool     // that are in the kernel with all they need
+	chains  map[string]bool    // that are in the kernel
+	synced  bool               // everything that exists is in the book
+	later   map[mark]time.Time // what goes, and not before when
+	failed  int                // comparisons that failed one after another
+	flows   []Flow             // connections that lead to where nobody is; taken by who cleans
+	told    map[string]bool    // complaints made, so that each is made once
+}
+
+// A Flow describes connections without state of their own that must not live
+// on: those to Front that are answered by From. Nobody is there any more; or,
+// when From is Front itself, they began before Front led anywhere.
+type Flow struct {
+	Front Front
+	From  netip.AddrPort
+}
+
+func newEngine(conn *nft.Conn, log *slog.Logger) *engine {
+	return &engine{
+		book: newBook(), conn: conn, kernel: conn, log: log, static: map[mark]bool{},
+		later: map[mark]time.Time{}, told: map[string]bool{},
+	}
+}
+
+// change takes Services that changed and brings the kernel to them. When the
+// kernel was never read, or something went wrong before, everything is
+// compared.
+func (e *engine) change(changed map[cluster.Key]*cluster.Service, now time.Time) error {
+	cs := e.put(changed)
+	e.complain(cs)
+	if e.have == nil {
+		return e.compare(now)
+	}
+	if err := e.bring(cs, nft.Batch{}, now); err != nil {
+		e.have = nil
+		return err
+	}
+	return nil
+}
+
+// bring makes the kernel's elements what the changeset says.
+func (e *engine) bring(cs changeset, lead nft.Batch, now time.Time) error {
+	var ed edits
+	need := map[Class]bool{}
+	for m, wanted := range cs.marks {
+		_, is := e.have[m.set][m.key]
+		wanted = wanted || e.static[m]
+		switch {
+		case wanted && !is:
+			ed.put(edit{set: m.set, name: m.key, el: elementOf(e.sets[m.set], m.key, ""), do: add})
+		case !wanted && is && e.sets[m.set].Interval:
+			// It would be in the way of the one that comes in its place.
+			ed.put(edit{set: m.set, name: m.key, do: remove})
+		case !wanted && is && e.synced:
+			e.withdraw(m, now)
+		}
+		if wanted {
+			delete(e.later, m)
+		}
+	}
+	for f, t := range cs.fronts {
+		e.front(&ed, need, f, t, now)
+	}
+	e.open(&lead, need)
+	for _, s := range ed.grow(e.have, e.sets) {
+		lead.AddSet(Table, s)
+		e.sets[s.Name] = s
+	}
+	if err := ed.write(e.kernel, e.have, e.sets, lead); err != nil {
+		return fmt.Errorf("write %d elements for %d fronts: %w", ed.n, len(cs.fronts), err)
+	}
+	return nil
+}
+
+// open appends what classes need that are used for the first time.
+func (e *engine) open(b *nft.Batch, need map[Class]bool) {
+	for _, c := range slices.Sorted(maps.Keys(need)) {
+		if e.classes[c] {
+			continue
+		}
+		e.classes[c] = true
+		for _, ch := range c.chains() {
+			if !e.chains[ch.Name] {
+				b.AddChain(Table, ch)
+				e.chains[ch.Name] = true
+			}
+		}
+		el := c.element()
+		for _, m := range c.dispatch() {
+			if e.have[m][el.Key] != el.Data {
+				b.Add(Table, e.sets[m], el)
+				e.have[m][el.Key] = el.Data
+			}
+		}
+	}
+}
+
+// front compares one front with the kernel and collects what differs.
+func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now time.Time) {
+	stateless := f.Proto != cluster.TCP
+	var before map[netip.AddrPort]bool
+	if stateless {
+		before = e.have.endpoints(f)
+	}
+	_, known := e.have[mapClass(f.family())][f.key()]
+	if !e.synced {
+		if t = e.additive(f, t, known); t == nil {
+			return
+		}
+	}
+	var list []want
+	if t != nil {
+		var classes []Class
+		list, classes = t.wants(f, func(inner, affinity bool) []netip.AddrPort { return e.have.slots(f, inner, affinity) })
+		for _, c := range classes {
+			need[c] = true
+		}
+		e.tooMany(f, t)
+	}
+	// Slots are written over in place, so what a front has must be read before.
+	wanted := make(map[mark]bool, len(list))
+	for _, w := range list {
+		wanted[mark{w.set, nameOf(w.Element)}] = true
+	}
+	e.have.of(f, func(set, name, data string) {
+		m := mark{set, name}
+		switch {
+		case wanted[m]:
+		case stageOf(set) == stageClass, isID(set, name), stageOf(set) == stageRanges && t != nil && t.Sources != nil:
+			// A front that is gone is not served any longer, whoever may not connect
+			// any more is not let in until later, and no client goes on to an endpoint
+			// that it remembers.
+			ed.put(edit{set: set, name: name, old: data, do: remove})
+		default:
+			e.withdraw(m, now)
+		}
+	})
+	for _, w := range list {
+		m := mark{w.set, nameOf(w.Element)}
+		delete(e.later, m)
+		old, is := e.have[m.set][m.key]
+		switch {
+		case !is:
+			ed.put(edit{set: w.set, name: m.key, el: w.Element, do: add})
+		case old != w.Data:
+			ed.put(edit{set: w.set, name: m.key, old: old, el: w.Element, do: replace})
+		}
+	}
+	if stateless {
+		e.stale(f, before, list)
+	}
+}
+
+// stale notes the flows of a front that a change leaves without an endpoint.
+func (e *engine) stale(f Front, before map[netip.AddrPort]bool, list []want) {
+	after := map[netip.AddrPort]bool{}
+	for _, w := range list {
+		if w.set == mapEps(f.family()) {
+			after[endpointOf(w.Data, f.family())] = true
+		}
+	}
+	for ep := range before {
+		if !after[ep] {
+			e.flows = append(e.flows, Flow{f, ep})
+		}
+	}
+	if len(before) == 0 && len(after) > 0 {
+		e.flows = append(e.flows, Flow{f, netip.AddrPortFrom(f.Addr, f.Port)})
+	}
+}
+
+// additive returns what may be done for a front while not everything is known:
+// «not synced» never means «empty», so nothing is taken from what the kernel
+// has, and no front is refused.
+func (e *engine) additive(f Front, t *Target, known bool) *Target {
+	if t == nil || len(t.Outer.Endpoints) == 0 && (t.Inner == nil || len(t.Inner.Endpoints) == 0) {
+		return nil
+	}
+	if !known {
+		return t
+	}
+	u := *t
+	join := func(g Group, inner bool) Group {
+		have := e.have.slots(f, inner, t.Affinity > 0)
+		g.Endpoints = append(slices.Clone(g.Endpoints), have...)
+		slices.SortFunc(g.Endpoints, netip.AddrPort.Compare)
+		g.Endpoints = slices.Compact(g.Endpoints)
+		return g
+	}
+	_, split := e.have[mapInner(f.family())][f.key()]
+	if split != (t.Inner != nil) {
+		return nil // another policy than before: that waits until all is known
+	}
+	u.Outer = join(t.Outer, false)
+	if t.Inner != nil {
+		in := join(*t.Inner, true)
+		u.Inner = &in
+	}
+	return &u
+}
+
+// withdraw notes an element that goes after the grace, if it does not go yet.
+func (e *engine) withdraw(m mark, now time.Time) {
+	if _, going := e.later[m]; !going {
+		e.later[m] = now.Add(grace)
+	}
+}
+
+// sweep removes what has to go by now and returns when there is more.
+func (e *engine) sweep(now time.Time) (next time.Time, err error) {
+	if e.have == nil {
+		return time.Time{}, nil
+	}
+	var ed edits
+	for m, due := range e.later {
+		switch old, is := e.have[m.set][m.key]; {
+		case !is:
+			delete(e.later, m)
+		case due.After(now):
+			if next.IsZero() || due.Before(next) {
+				next = due
+			}
+		default:
+			delete(e.later, m)
+			ed.put(edit{set: m.set, name: m.key, old: old, do: remove})
+		}
+	}
+	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}); err != nil {
+		e.have = nil
+		return time.Time{}, fmt.Errorf("remove %d elements: %w", ed.n, err)
+	}
+	return next, nil
+}
+
+// compare reads the whole table and makes it what the book wants. What is
+// right is not touched.
+func (e *engine) compare(now time.Time) error {
+	if err := e.tryCompare(now); err != nil {
+		e.have = nil
+		e.failed++
+		return fmt.Errorf("compare table %s with the kernel: %w", Table, err)
+	}
+	e.failed = 0
+	return nil
+}
+
+// maxFailures is how many comparisons may fail before the table is replaced as a
+// whole: whatever is in the way of the changes then goes with it.
+const maxFailures = 3
+
+func (e *engine) tryCompare(now time.Time) error {
+	present, err := e.conn.Read(Table)
+	if err != nil {
+		return err
+	}
+	cs := e.all()
+	for m := range e.static {
+		cs.marks[m] = true
+	}
+	table := layout(e.count(cs))
+	e.sets = setsByName(table)
+	for name, s := range present.Sets { // a set never shrinks
+		if mine, ok := e.sets[name]; ok && s.Size > mine.Size {
+			mine.Size = s.Size
+			e.sets[name] = mine
+		}
+	}
+	e.have, err = readMirror(e.conn, table.Sets)
+	if err != nil {
+		return err
+	}
+	e.later = map[mark]time.Time{}
+	e.classes = map[Class]bool{}
+	dispatch := []string{mapByClass, mapByAdmitted, mapBySplit}
+	var wrong []mark
+	for _, m := range dispatch {
+		for key, chain := range e.have[m] {
+			c := Class(nft.KeyMark(key, 0))
+			if !c.valid() || c.chain() != chain || !slices.Contains(c.dispatch(), m) {
+				wrong = append(wrong, mark{m, key})
+			}
+		}
+	}
+	for _, w := range wrong {
+		delete(e.have[w.set], w.key)
+	}
+	known := map[Class]bool{}
+	for _, m := range dispatch {
+		for key := range e.have[m] {
+			known[Class(nft.KeyMark(key, 0))] = true
+		}
+	}
+	e.chains = map[string]bool{}
+	for _, c := range slices.Sorted(maps.Keys(known)) {
+		for _, ch := range c.chains() {
+			if !e.chains[ch.Name] {
+				e.chains[ch.Name] = true
+				table.Chains = append(table.Chains, ch)
+			}
+		}
+	}
+	var lead nft.Batch
+	err = table.Ensure(&lead, present)
+	if err == nil && e.failed >= maxFailures {
+		err = fmt.Errorf("it could not be corrected in %d attempts", e.failed)
+	}
+	switch {
+	case errors.Is(err, nft.ErrIncompatible), err != nil && present.Exists:
+		return e.replace(cs, table, err, now)
+	case err != nil:
+		return err
+	}
+	// A class that leads to another chain than its own sends packets anywhere;
+	// the right element cannot be added while the wrong one is there.
+	for _, w := range wrong {
+		lead.Delete(Table, e.sets[w.set], nft.Element{Key: w.key})
+	}
+	table.Surplus(&lead, present)
+	if err := e.bring(cs, lead, now); err != nil {
+		return err
+	}
+	if !e.synced {
+		return nil
+	}
+	return e.surplus(cs, now)
+}
+
+// replace puts a new table into the place of one with another layout, in one
+// transaction as far as one takes it.
+func (e *engine) replace(cs changeset, table nft.Table, why error, now time.Time) error {
+	e.log.Warn("the table in the kernel is replaced as a whole", "table", Table, "why", why)
+	var lead nft.Batch
+	lead.DeleteTable(Table)
+	if err := table.Ensure(&lead, nft.Present{}); err != nil {
+		return err
+	}
+	e.have = mirror{}
+	for _, s := range table.Sets {
+		e.have[s.Name] = map[string]string{}
+	}
+	e.sets = setsByName(table)
+	e.classes = map[Class]bool{}
+	e.chains = map[string]bool{}
+	return e.bring(cs, lead, now)
+}
+
+// surplus removes what nothing in the changeset, which must be everything,
+// wants.
+func (e *engine) surplus(cs changeset, now time.Time) error {
+	wanted := make(map[mark]bool, len(cs.marks))
+	for m, w := range cs.marks {
+		wanted[m] = w
+	}
+	for f := range cs.fronts {
+		if cs.fronts[f] != nil {
+			e.have.of(f, func(set, name, _ string) { wanted[mark{set, name}] = true })
+		}
+	}
+	var ed edits
+	for set, elements := range e.have {
+		for name, data := range elements {
+			m := mark{set, name}
+			switch {
+			case wanted[m] || e.sets[set].Data != nil && e.sets[set].Data[0] == nft.Goto:
+			case stageOf(set) == stageClass:
+				ed.put(edit{set: set, name: name, old: data, do: remove})
+			default:
+				e.withdraw(m, now)
+			}
+		}
+	}
+	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}); err != nil {
+		return fmt.Errorf("remove %d fronts that nobody wants: %w", ed.n, err)
+	}
+	return nil
+}
+
+// count estimates how many elements each set is to hold.
+func (e *engine) count(cs changeset) func(set string) int {
+	n := map[string]int{}
+	for m := range cs.marks {
+		n[m.set]++
+	}
+	for f, t := range cs.fronts {
+		if t == nil {
+			continue
+		}
+		fam := f.family()
+		eps := len(t.Outer.Endpoints)
+		n[mapClass(fam)]++
+		if t.Inner != nil {
+			eps += len(t.Inner.Endpoints)
+			n[mapInner(fam)]++
+			n[mapOuter(fam)]++
+		}
+		if t.Affinity > 0 {
+			n[mapIDs(fam)] += eps
+		}
+		if t.Sources != nil {
+			n[mapAdmitted(fam)]++
+		}
+		n[mapEps(fam)] += eps
+	}
+	return func(set string) int { return n[set] }
+}
+
+// setStatic sets the entries that the node itself gives, and touches them.
+func (e *engine) setStatic(now map[mark]bool) map[mark]bool {
+	touched := map[mark]bool{}
+	for m := range e.static {
+		touched[m] = now[m] || e.refs[m] > 0
+	}
+	for m := range now {
+		touched[m] = true
+	}
+	e.static = now
+	return touched
+}
+
+// intervals returns the entries of an interval set per family for prefixes.
+func intervals(set func(ipfam.Family) string, prefixes []netip.Prefix) map[mark]bool {
+	out := map[mark]bool{}
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	s, err := b.IPSet()
+	if err != nil {
+		return out // an invalid prefix; the caller checks them where they come in
+	}
+	for _, r := range s.Ranges() {
+		for _, el := range nft.Interval(r.From(), r.To()) {
+			out[mark{set(ipfam.Of(r.From())), nameOf(el)}] = true
+		}
+	}
+	return out
+}
+
+// complain tells of fronts that two Services want, once each.
+func (e *engine) complain(cs changeset) {
+	for f, loser := range cs.lost {
+		winner, _ := e.winner(f)
+		e.once(fmt.Sprintf("rivals %v %s", f, loser), func() {
+			e.log.Warn("two Services want the same address and port; the older one has it",
+				"address", f.Addr, "protocol", f.Proto, "port", f.Port, "service", loser, "has", winner)
+		})
+	}
+}
+
+// tooMany tells of a front with more endpoints than a class has slots.
+func (e *engine) tooMany(f Front, t *Target) {
+	if n := len(t.Outer.Endpoints); n > maxSlots {
+		e.once(fmt.Sprintf("many %v", f), func() {
+			e.log.Warn("a Service has more endpoints than are used", "service", t.Service, "endpoints", n, "used", maxSlots)
+		})
+	}
+}
+
+func (e *engine) once(what string, tell func()) {
+	if !e.told[what] {
+		e.told[what] = true
+		tell()
+	}
+}

@@ -1,0 +1,207 @@
+package proxy
+
+import (
+	"strings"
+
+	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/ipfam"
+	"github.com/clarion-lb/clarion/internal/nft"
+)
+
+// Table is the name of the table that the proxy owns.
+const Table = "clarion-proxy"
+
+// Names of the sets and maps of a family.
+func mapClass(f ipfam.Family) string    { return "class" + digit(f) }    // front → class
+func mapAdmitted(f ipfam.Family) string { return "admitted" + digit(f) } // front → class, once the source is checked
+func mapInner(f ipfam.Family) string    { return "inner" + digit(f) }    // front → class for this node and its pods
+func mapOuter(f ipfam.Family) string    { return "outer" + digit(f) }    // front → class for everybody else
+func mapEps(f ipfam.Family) string      { return "eps" + digit(f) }      // front, slot or id → endpoint
+func mapIDs(f ipfam.Family) string      { return "ids" + digit(f) }      // front, slot → id
+func mapAffinity(f ipfam.Family) string { return "affinity" + digit(f) } // client, front → id
+func setRanges(f ipfam.Family) string   { return "ranges" + digit(f) }   // front, source: who may connect
+func setCluster(f ipfam.Family) string  { return "clusterips" + digit(f) }
+func setVIPs(f ipfam.Family) string     { return "vips" + digit(f) }
+func setShared(f ipfam.Family) string   { return "shared" + digit(f) }   // addresses of which only some ports are Services'
+func setHairpin(f ipfam.Family) string  { return "hairpin" + digit(f) }  // an endpoint here, twice
+func setHere(f ipfam.Family) string     { return "here" + digit(f) }     // endpoints on this node
+func setOwnPods(f ipfam.Family) string  { return "ownpods" + digit(f) }  // the pod CIDRs of this node
+func setInside(f ipfam.Family) string   { return "inside" + digit(f) }   // sources that keep their address to cluster IPs
+func setPods(f ipfam.Family) string     { return "pods" + digit(f) }     // the pod CIDRs of all nodes
+func setServices(f ipfam.Family) string { return "services" + digit(f) } // the service CIDRs
+
+var protocols = [...]cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP}
+
+func setPorts(p cluster.Protocol) string { return "ports-" + strings.ToLower(p.String()) }
+
+// Sizes of the sets of a table that holds little. A set of fixed size never
+// rehashes; it is made larger before it is full.
+const (
+	minElements = 1 << 14
+	affinities  = 1 << 18 // clients remembered per family; see the docs of affinity
+)
+
+// layout returns the table without the chains of the classes that are used.
+// size tells how many elements a set has to hold.
+func layout(size func(set string) int) nft.Table {
+	t := nft.Table{Name: Table}
+	grow := func(name string) uint32 {
+		n := minElements
+		for n < 2*size(name) {
+			n *= 2
+		}
+		return uint32(n)
+	}
+	key := func(f ipfam.Family, more ...nft.Type) []nft.Type {
+		return append([]nft.Type{nft.Addr(f), nft.Proto, nft.Port}, more...)
+	}
+	mark := []nft.Type{nft.Mark}
+	for _, f := range families {
+		addr := []nft.Type{nft.Addr(f)}
+		t.Sets = append(t.Sets,
+			nft.Set{Name: mapClass(f), Key: key(f), Data: mark, Size: grow(mapClass(f))},
+			nft.Set{Name: mapAdmitted(f), Key: key(f), Data: mark, Size: grow(mapAdmitted(f))},
+			nft.Set{Name: mapInner(f), Key: key(f), Data: mark, Size: grow(mapInner(f))},
+			nft.Set{Name: mapOuter(f), Key: key(f), Data: mark, Size: grow(mapOuter(f))},
+			nft.Set{Name: mapEps(f), Key: key(f, nft.Mark), Data: []nft.Type{nft.Addr(f), nft.Port}, Size: grow(mapEps(f))},
+			nft.Set{Name: mapIDs(f), Key: key(f, nft.Mark), Data: mark, Size: grow(mapIDs(f))},
+			nft.Set{Name: mapAffinity(f), Key: append(addr, key(f)...), Data: mark, Dynamic: true, Size: affinities},
+			nft.Set{Name: setRanges(f), Key: key(f, nft.Addr(f)), Interval: true},
+			nft.Set{Name: setCluster(f), Key: addr, Size: grow(setCluster(f))},
+			nft.Set{Name: setVIPs(f), Key: addr, Size: grow(setVIPs(f))},
+			nft.Set{Name: setShared(f), Key: addr},
+			nft.Set{Name: setHairpin(f), Key: append(addr, addr...)},
+			nft.Set{Name: setHere(f), Key: addr},
+			nft.Set{Name: setOwnPods(f), Key: addr, Interval: true},
+			nft.Set{Name: setInside(f), Key: addr, Interval: true},
+			nft.Set{Name: setPods(f), Key: addr, Interval: true},
+			nft.Set{Name: setServices(f), Key: addr, Interval: true},
+		)
+	}
+	for _, p := range protocols {
+		t.Sets = append(t.Sets, nft.Set{Name: setPorts(p), Key: []nft.Type{nft.Port}})
+	}
+	for _, name := range []string{mapByClass, mapByAdmitted, mapBySplit} {
+		t.Sets = append(t.Sets, nft.Set{Name: name, Key: mark, Data: []nft.Type{nft.Goto}})
+	}
+
+	classify := func(m func(ipfam.Family) string, by string) []nft.Rule {
+		return each(func(f ipfam.Family) nft.Rule {
+			return nft.Say(nft.SetMarkFrom(m(f), front(f)...), nft.Dispatch(by))
+		})
+	}
+	chain := func(name string, rules ...[]nft.Rule) {
+		ch := nft.Chain{Name: name}
+		for _, r := range rules {
+			ch.Rules = append(ch.Rules, r...)
+		}
+		t.Chains = append(t.Chains, ch)
+	}
+	one := func(r ...nft.Rule) []nft.Rule { return r }
+	if4and6 := func(steps func(f ipfam.Family) []nft.Step) []nft.Rule {
+		return each(func(f ipfam.Family) nft.Rule { return nft.Say(steps(f)...) })
+	}
+
+	// Refusals. The mark is cleared, or the answer would carry it where
+	// net.ipv4.fwmark_reflect is set.
+	refuse := one(nft.Say(nft.Reset()), nft.Say(nft.Reject()))
+	chain(chainReject, one(nft.Say(nft.SetMark(0))), refuse)
+	chain(chainDrop, one(nft.Say(nft.Drop())))
+	chain(chainRanged,
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setRanges(f), append(front(f), nft.Saddr(f))...), nft.SetMarkFrom(mapAdmitted(f), front(f)...), nft.Dispatch(mapByAdmitted)}
+		}),
+		one(nft.Rule{Comment: "not in loadBalancerSourceRanges", Steps: []nft.Step{nft.Drop()}}))
+	lost := one(nft.Rule{Comment: "no class was found", Steps: []nft.Step{nft.Count(), nft.Drop()}})
+	chain(chainInner, classify(mapInner, mapBySplit), classify(mapInner, mapBySplit), lost)
+	chain(chainSplit,
+		one(nft.Say(nft.FromThisHost(), nft.GoTo(chainInner))),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setOwnPods(f), nft.Saddr(f)), nft.GoTo(chainInner)}
+		}),
+		classify(mapOuter, mapBySplit), classify(mapOuter, mapBySplit), lost)
+
+	// What is for a Service's address but no port of it. The second look is for
+	// kernels before 6.17, on which a lookup may miss an element that is replaced
+	// at that moment: for those a living Service must not be refused.
+	chain(chainAgain, classify(mapClass, mapByClass))
+	chain(chainRefuse,
+		classify(mapClass, mapByClass),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setVIPs(f), nft.Daddr(f)), nft.EchoRequest(f), nft.RedirectHere()}
+		}),
+		refuse)
+	var served []nft.Rule
+	for _, set := range []func(ipfam.Family) string{setCluster, setVIPs} {
+		served = append(served, if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(set(f), nft.Daddr(f)), nft.GoTo(chainRefuse)}
+		})...)
+	}
+	chain(chainServices,
+		classify(mapClass, mapByClass),
+		served,
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setShared(f), nft.Daddr(f)), nft.GoTo(chainAgain)}
+		}),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setServices(f), nft.Daddr(f)), nft.Drop()}
+		}))
+
+	// ours returns a rule for each way in which a connection's first destination
+	// tells that it is one of ours, and does then.
+	ours := func(sets []func(ipfam.Family) string, then ...nft.Step) []nft.Rule {
+		var rules []nft.Rule
+		for _, set := range sets {
+			rules = append(rules, if4and6(func(f ipfam.Family) []nft.Step {
+				return append([]nft.Step{nft.In(set(f), nft.Original(f))}, then...)
+			})...)
+		}
+		for _, p := range protocols {
+			rules = append(rules, if4and6(func(f ipfam.Family) []nft.Step {
+				return append([]nft.Step{nft.In(setShared(f), nft.Original(f)), nft.ProtoIs(p), nft.In(setPorts(p), nft.OriginalPort())}, then...)
+			})...)
+		}
+		return rules
+	}
+	const chainClear, chainSource = "clear-mark", "source"
+	chain(chainClear, ours([]func(ipfam.Family) string{setCluster, setVIPs}, nft.SetMark(0)))
+	chain(chainSource,
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setHairpin(f), nft.Saddr(f), nft.Daddr(f)), nft.Masquerade()}
+		}),
+		// The answers of an endpoint here, and answers to a pod here, pass this node
+		// whatever their source, so the client keeps its address.
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setHere(f), nft.Daddr(f)), nft.Return()}
+		}),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.In(setOwnPods(f), nft.Saddr(f)), nft.Return()}
+		}),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.FromThisHost(), nft.In(setCluster(f), nft.Original(f)), nft.Masquerade()}
+		}),
+		if4and6(func(f ipfam.Family) []nft.Step {
+			return []nft.Step{nft.NotIn(setInside(f), nft.Saddr(f)), nft.In(setCluster(f), nft.Original(f)), nft.Masquerade()}
+		}),
+		ours([]func(ipfam.Family) string{setVIPs}, nft.Masquerade()))
+
+	base := func(name, typ string, at nft.Point, priority int32, rules ...nft.Rule) {
+		t.Chains = append(t.Chains, nft.Chain{Name: name, Hook: &nft.Hook{Type: typ, Point: at, Priority: priority}, Rules: rules})
+	}
+	toServices := nft.Say(nft.Jump(chainServices))
+	// Between the change of destination and the routing decision: a foreign
+	// `ip rule fwmark` must not see our marks.
+	toClear := nft.Say(nft.StateNew(), nft.WasDNAT(), nft.Marked(), nft.Jump(chainClear))
+	base("nat-prerouting", "nat", nft.Prerouting, nft.PriorityDNAT, toServices)
+	base("nat-output", "nat", nft.Output, nft.PriorityDNAT, toServices)
+	base("clear-prerouting", "filter", nft.Prerouting, nft.PriorityDNAT+1, toClear)
+	base("clear-output", "filter", nft.Output, nft.PriorityDNAT+1, toClear)
+	base("nat-postrouting", "nat", nft.Postrouting, nft.PrioritySNAT, nft.Say(nft.WasDNAT(), nft.Jump(chainSource)))
+	// A packet of a pod that conntrack holds for invalid would leave with the
+	// pod's address instead of the Service's, and the client's answer, a reset,
+	// would kill a healthy connection (kubernetes/kubernetes#74839).
+	base("filter-forward", "filter", nft.Forward, nft.PriorityFilter, each(func(f ipfam.Family) nft.Rule {
+		return nft.Say(nft.StateInvalid(), nft.In(setPods(f), nft.Saddr(f)), nft.Drop())
+	})...)
+	return t
+}

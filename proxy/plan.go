@@ -1,0 +1,208 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"go4.org/netipx"
+
+	"github.com/clarion-lb/clarion/internal/cluster"
+)
+
+// A Front is where a Service port can be reached: an address, a protocol and a
+// port as packets carry them before anything is changed.
+type Front struct {
+	Addr  netip.Addr
+	Proto cluster.Protocol
+	Port  uint16
+}
+
+// A Target is what happens to new connections to a Front.
+type Target struct {
+	Service string // "namespace/name:port", for people
+	Outer   Group  // for everybody, or for traffic from outside when Inner is set
+	Inner   *Group // for this node and its own pods; nil when there is no difference
+
+	Affinity time.Duration    // a client stays with its endpoint this long; 0 for none
+	Sources  []netipx.IPRange // who may connect, in order and disjoint; nil for everybody
+}
+
+// A Group is a set of endpoints to choose from, or why there is nothing to
+// choose.
+type Group struct {
+	Endpoints []netip.AddrPort // sorted, no repeats
+	// Elsewhere says that an empty group has endpoints on other nodes only, which
+	// a policy Local forbids. Its packets are dropped and not rejected, so that
+	// a client whose packets will soon come by another node tries again
+	// (kube-proxy does the same).
+	Elsewhere bool
+}
+
+// A View is what a plan needs to know about the node it is made for.
+type View struct {
+	Node      string
+	Zone      string
+	NodePorts []netip.Addr // the addresses on which NodePorts answer
+	Dead      func(node string) bool
+}
+
+// A Plan is everything that one Service wants of the node's kernel.
+type Plan struct {
+	Fronts map[Front]Target
+
+	ClusterIPs []netip.Addr // belong to the Service wholly: what it does not serve is refused
+	VIPs       []netip.Addr // the same, and they answer ping
+	Foreign    []netip.Addr // external IPs and others' VIPs: only the Service's ports are its own
+	Ports      []PortUse    // the ports that it uses on Foreign addresses and as NodePorts
+	Local      []netip.Addr // endpoints on this node
+}
+
+// A PortUse is a port of a protocol.
+type PortUse struct {
+	Proto cluster.Protocol
+	Port  uint16
+}
+
+// PlanService returns what s wants of the kernel of the node that sees v. A
+// nil or headless Service wants nothing.
+func PlanService(s *cluster.Service, v View) Plan {
+	p := Plan{Fronts: map[Front]Target{}}
+	if s == nil || len(s.ClusterIPs) == 0 {
+		return p
+	}
+	p.ClusterIPs = s.ClusterIPs
+	if s.Ours {
+		p.VIPs = s.VIPs
+	} else {
+		p.Foreign = append(p.Foreign, s.VIPs...)
+	}
+	p.Foreign = append(p.Foreign, s.ExternalIPs...)
+
+	allowed := sources(s.SourceRanges)
+	for _, port := range s.Ports {
+		for _, is4 := range []bool{true, false} {
+			p.port(s, port, v, is4, allowed)
+		}
+	}
+	slices.SortFunc(p.Local, netip.Addr.Compare)
+	p.Local = slices.Compact(p.Local)
+	return p
+}
+
+// port adds the fronts of one port in one family: a Service of two families
+// has endpoints of both, and each front takes those of its own.
+func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, allowed []netipx.IPRange) {
+	own := func(a netip.Addr) bool { return a.Is4() == is4 }
+	var eps []cluster.Endpoint
+	for _, e := range port.Endpoints {
+		if own(e.Addr.Addr()) {
+			eps = append(eps, e)
+		}
+	}
+	name := string(s.Key)
+	if port.Name != "" {
+		name += ":" + port.Name
+	}
+	// externalTrafficPolicy has no meaning for a Service that nothing outside can reach.
+	outside := port.NodePort != 0 || len(s.ExternalIPs) > 0 || len(s.VIPs) > 0
+	c := Categorize(living(eps, v.Dead), Policy{
+		InternalLocal: s.InternalLocal, ExternalLocal: s.ExternalLocal && outside, External: outside,
+	}, v.Node, v.Zone)
+	for _, e := range c.Reachable {
+		if e.Node == v.Node && v.Node != "" {
+			p.Local = append(p.Local, e.Addr.Addr())
+		}
+	}
+
+	internal := Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
+	if s.InternalLocal {
+		internal.Outer = group(c.Local, c.Any)
+	}
+	external := Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
+	if s.ExternalLocal {
+		external.Outer = group(c.Local, c.Any)
+		// This node and its pods reach every endpoint, as if they had gone out and
+		// come back in by a load balancer that knows where the endpoints are.
+		inner := group(c.Cluster, false)
+		external.Inner = &inner
+	}
+	add := func(a netip.Addr, number uint16, t Target) {
+		if own(a) && number != 0 {
+			p.Fronts[Front{a, port.Protocol, number}] = t
+		}
+	}
+	used := false
+	for _, a := range s.ExternalIPs {
+		add(a, port.Port, external)
+		used = used || own(a)
+	}
+	for _, a := range s.VIPs {
+		t := external
+		t.Sources = allowed
+		add(a, port.Port, t)
+		used = used || own(a) && !s.Ours
+	}
+	for _, a := range v.NodePorts {
+		add(a, port.NodePort, external)
+	}
+	for _, a := range s.ClusterIPs {
+		add(a, port.Port, internal) // last, so that nothing can take its place
+	}
+	if used {
+		p.use(port.Protocol, port.Port)
+	}
+	if port.NodePort != 0 && len(v.NodePorts) > 0 {
+		p.use(port.Protocol, port.NodePort)
+	}
+}
+
+func (p *Plan) use(proto cluster.Protocol, port uint16) {
+	if u := (PortUse{proto, port}); !slices.Contains(p.Ports, u) {
+		p.Ports = append(p.Ports, u)
+	}
+}
+
+// living leaves out the endpoints of nodes that are known to be dead, unless
+// none would remain: then the word about the nodes is more likely wrong than
+// that all of them died.
+func living(eps []cluster.Endpoint, dead func(string) bool) []cluster.Endpoint {
+	if dead == nil {
+		return eps
+	}
+	ready := func(e cluster.Endpoint) bool { return e.Ready || e.Serving }
+	alive := slices.DeleteFunc(slices.Clone(eps), func(e cluster.Endpoint) bool { return e.Node != "" && dead(e.Node) })
+	if slices.ContainsFunc(eps, ready) && !slices.ContainsFunc(alive, ready) {
+		return eps
+	}
+	return alive
+}
+
+func group(eps []cluster.Endpoint, any bool) Group {
+	g := Group{Elsewhere: len(eps) == 0 && any}
+	for _, e := range eps {
+		g.Endpoints = append(g.Endpoints, e.Addr)
+	}
+	slices.SortFunc(g.Endpoints, netip.AddrPort.Compare)
+	g.Endpoints = slices.Compact(g.Endpoints)
+	return g
+}
+
+// sources merges prefixes into disjoint ranges: the kernel takes no two
+// elements that overlap.
+func sources(prefixes []netip.Prefix) []netipx.IPRange {
+	if len(prefixes) == 0 {
+		return nil
+	}
+	var b netipx.IPSetBuilder
+	for _, p := range prefixes {
+		b.AddPrefix(p)
+	}
+	set, err := b.IPSet()
+	if err != nil {
+		// The builder only remembers prefixes that are not valid; nobody may come in
+		// by them, and the others stand.
+		return []netipx.IPRange{}
+	}
+	return append([]netipx.IPRange{}, set.Ranges()...)
+}
