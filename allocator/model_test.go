@@ -26,6 +26,7 @@ type model struct {
 	a   *Allocator
 	now time.Time
 
+	all      []netip.Addr // the universe
 	pools    []Pool
 	reserved []Reserved
 	rest     time.Duration
@@ -39,12 +40,19 @@ type model struct {
 	moving map[cluster.Key]map[ipfam.Family]bool
 	uid    int
 
-	given, refused, served, moved, lost, shared, doubled int // so that nothing is untried
+	given, refused, served, moved, lost, shared, doubled, inOrder int // so that nothing is untried
 }
 
 // The universe: the start of a /24 and of a /64 and the ends of the former, so
 // that skipped addresses are in it, and a bit that no pool has.
 func (m *model) universe() []netip.Addr {
+	if m.all == nil {
+		m.all = everything()
+	}
+	return m.all
+}
+
+func everything() []netip.Addr {
 	var out []netip.Addr
 	a, b := netip.MustParseAddr("192.0.2.0"), netip.MustParseAddr("2001:db8::")
 	for range 12 {
@@ -69,7 +77,7 @@ func (m *model) some(n int) []netip.Addr {
 
 func (m *model) randomPools() []Pool {
 	var out []Pool
-	all := m.universe()
+	all := everything()
 	m.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	for i, name := range []string{"a", "b", "c", "d"} {
 		if m.rnd.IntN(5) == 0 {
@@ -191,17 +199,19 @@ func (m *model) step(n int) {
 		}
 		m.rests = rests(m.a, m.now)
 		m.sync() // what an exchange may give is checked by the next settle's A1 only
-	case k < 36:
+	case k < 34:
 		what = "a new leader"
 		m.lead(n, what)
-	case k < 38:
+	case k < 36:
 		m.double(n)
-	default:
+	case k < 37:
 		if r.IntN(2) == 0 {
 			m.a = m.a.Clone() // a clone is as good as the original
 		}
 		m.a.Plan(m.randomPools(), m.now)
 		m.settle(n, "plan", "")
+	default: // time goes by
+		m.now = m.now.Add(time.Second)
 	}
 }
 
@@ -409,6 +419,9 @@ func (m *model) settle(n int, what string, actor cluster.Key) {
 			}
 		}
 	}
+	if what == "serve" {
+		m.inTurn(n, before, now)
+	}
 	m.held, m.rests = now, rests(m.a, m.now)
 	for key := range m.had {
 		for addr := range m.had[key] {
@@ -420,6 +433,37 @@ func (m *model) settle(n int, what string, actor cluster.Key) {
 		}
 	}
 	m.complete(n, what, actor)
+}
+
+// inTurn holds that nobody was served with what an older one still waits for.
+func (m *model) inTurn(n int, before, now map[cluster.Key][]netip.Addr) {
+	m.t.Helper()
+	taken := map[netip.Addr]bool{}
+	for _, held := range before {
+		for _, addr := range held {
+			taken[addr] = true
+		}
+	}
+	for _, w := range m.a.Waiting() {
+		old := m.reqs[w.Key]
+		if old.Policy == RequireDualStack && len(now[w.Key]) == 0 {
+			continue // may need what the other family has not
+		}
+		for key, held := range now {
+			young := m.reqs[key]
+			for _, addr := range held {
+				f := ipfam.Of(addr)
+				switch {
+				case len(m.a.Owners(addr)) > 1: // joined by its key somebody who may have been older
+				case taken[addr] || m.had[key][addr] || cmp.Or(young.Created.Compare(old.Created), cmp.Compare(key, w.Key)) <= 0:
+				case slices.Contains(missing(old, now[w.Key]), f) && len(namedOf(old, f)) == 0 && m.comesFree(nameless(old), addr, before) == "":
+					m.fail(n, "serve", "%+v was given %v, for which %+v waits longer", young, addr, old)
+				default:
+					m.inOrder++
+				}
+			}
+		}
+	}
 }
 
 func (m *model) poolOf(addr netip.Addr) string {
@@ -489,58 +533,58 @@ func (m *model) mayLose(n int, what string, req Request, addr netip.Addr, now, b
 }
 
 // fits says whether the Service could be given addr when it asks for it.
-func (m *model) fits(req Request, addr netip.Addr, held map[cluster.Key][]netip.Addr) error {
+func (m *model) fits(req Request, addr netip.Addr, held map[cluster.Key][]netip.Addr) string {
 	i := slices.IndexFunc(m.pools, func(p Pool) bool { return p.Addresses.Contains(addr) })
 	if i < 0 {
-		return fmt.Errorf("it is in no pool")
+		return "it is in no pool"
 	}
 	p := m.pools[i]
 	switch {
 	case req.Pool != "" && req.Pool != p.Name:
-		return fmt.Errorf("it is in another pool")
+		return "it is in another pool"
 	case p.Namespaces != nil && req.Namespace != "x", p.NamespaceSelector != nil && req.Namespace != "y":
-		return fmt.Errorf("the namespace is not allowed")
+		return "the namespace is not allowed"
 	case p.ServiceSelector != nil && req.Labels["l"] != "1":
-		return fmt.Errorf("the labels do not match")
+		return "the labels do not match"
 	case slices.ContainsFunc(m.reserved, func(r Reserved) bool { return r.Range.Contains(addr) }):
-		return fmt.Errorf("it is reserved")
+		return "it is reserved"
 	}
 	if r, ok := m.rests[addr]; ok && (r.Why != "" || r.Last != req.Key) {
-		return fmt.Errorf("it rests: %+v", r)
+		return "it rests"
 	}
 	for other, addrs := range held {
 		if other != req.Key && slices.Contains(addrs, addr) && !m.mayShare(req, m.reqs[other]) {
-			return fmt.Errorf("%s holds it", other)
+			return "somebody holds it"
 		}
 	}
-	return nil
+	return ""
 }
 
 // comesFree says whether the Service could be given addr without asking for it.
-func (m *model) comesFree(req Request, addr netip.Addr, held map[cluster.Key][]netip.Addr) error {
-	if err := m.fits(req, addr, held); err != nil {
-		return err
+func (m *model) comesFree(req Request, addr netip.Addr, held map[cluster.Key][]netip.Addr) string {
+	if no := m.fits(req, addr, held); no != "" {
+		return no
 	}
 	p := m.pools[slices.IndexFunc(m.pools, func(p Pool) bool { return p.Addresses.Contains(addr) })]
 	if !p.AutoAssign && req.Pool == "" {
-		return fmt.Errorf("autoAssign is off")
+		return "autoAssign is off"
 	}
 	if m.had[req.Key][addr] {
-		return nil
+		return ""
 	}
-	if r, ok := m.rests[addr]; ok {
-		return fmt.Errorf("it rests: %+v", r)
+	if _, ok := m.rests[addr]; ok {
+		return "it rests"
 	}
 	for _, addrs := range held {
 		if slices.Contains(addrs, addr) {
-			return nil // to be shared: fits has looked
+			return "" // to be shared: fits has looked
 		}
 	}
 	s := addr.String()
 	if s == "2001:db8::" || p.AvoidBuggyIPs && (s == "192.0.2.0" || s == "192.0.2.255") {
-		return fmt.Errorf("it is skipped")
+		return "it is skipped"
 	}
-	return nil
+	return ""
 }
 
 // mayGive holds A5 and the rules of the pools, of rests and of choice.
@@ -548,15 +592,15 @@ func (m *model) mayGive(n int, what string, req Request, addr netip.Addr, before
 	m.t.Helper()
 	others := maps.Clone(now)
 	delete(others, req.Key)
-	var err error
+	no := ""
 	named := slices.Contains(req.Addresses, addr)
 	if named {
-		err = m.fits(req, addr, others)
+		no = m.fits(req, addr, others)
 	} else {
-		err = m.comesFree(req, addr, others)
+		no = m.comesFree(req, addr, others)
 	}
-	if err != nil && what != "serve" { // several are served at once: A1 and complete look at those
-		m.fail(n, what, "%+v was given %v, but %v", req, addr, err)
+	if no != "" && what != "serve" { // several are served at once: A1 and complete look at those
+		m.fail(n, what, "%+v was given %v, but %s", req, addr, no)
 	}
 	if named || what == "serve" || req.ShareKey != "" || m.had[req.Key][addr] {
 		return
@@ -564,7 +608,7 @@ func (m *model) mayGive(n int, what string, req Request, addr netip.Addr, before
 	// Nothing lower in the same pool, and no pool of a higher priority.
 	pools := slices.SortedFunc(slices.Values(m.pools), func(a, b Pool) int { return cmp.Or(b.Priority-a.Priority, cmp.Compare(a.Name, b.Name)) })
 	for _, better := range m.universe() {
-		if ipfam.Of(better) != ipfam.Of(addr) || m.comesFree(nameless(req), better, before) != nil || m.comesFree(nameless(req), better, others) != nil {
+		if ipfam.Of(better) != ipfam.Of(addr) || m.comesFree(nameless(req), better, before) != "" || m.comesFree(nameless(req), better, others) != "" {
 			continue
 		}
 		rank := func(a netip.Addr) int {
@@ -594,7 +638,7 @@ func (m *model) others(key cluster.Key) map[cluster.Key][]netip.Addr {
 // Service was attempted by the step; the others after Serve.
 func (m *model) complete(n int, what string, actor cluster.Key) {
 	m.t.Helper()
-	if actor == "" && what != "serve" {
+	if actor == "" && (what != "serve" || n%3 > 0) {
 		return
 	}
 	for _, w := range m.a.Waiting() {
@@ -603,16 +647,16 @@ func (m *model) complete(n int, what string, actor cluster.Key) {
 		}
 		m.served++
 		req, held := m.reqs[w.Key], m.held[w.Key]
+		others, anybody := m.others(w.Key), nameless(req) // what the name had before may have been forgotten
 		could := map[ipfam.Family]bool{}
 		for _, f := range req.Families {
 			if named := namedOf(req, f); len(named) > 0 {
 				could[f] = !slices.ContainsFunc(named, func(a netip.Addr) bool {
-					return !slices.Contains(held, a) && m.fits(req, a, m.held) != nil
+					return !slices.Contains(held, a) && m.fits(req, a, m.held) != ""
 				})
 			} else {
 				could[f] = slices.ContainsFunc(m.universe(), func(a netip.Addr) bool {
-					// What the name had before may have been forgotten in between.
-					return ipfam.Of(a) == f && m.comesFree(nameless(req), a, m.others(req.Key)) == nil
+					return ipfam.Of(a) == f && m.comesFree(anybody, a, others) == ""
 				})
 			}
 		}
@@ -667,6 +711,7 @@ func (m *model) result(n int, what string, req Request, res Result, err error) {
 
 // checkUsage counts by hand.
 func (m *model) checkUsage(n int) {
+	m.expire()
 	for _, u := range m.a.Usage(m.now) {
 		p := m.pools[slices.IndexFunc(m.pools, func(p Pool) bool { return p.Name == u.Pool })]
 		var total, used, resting, free int
@@ -681,7 +726,7 @@ func (m *model) checkUsage(n int) {
 				used++
 			case rests:
 				resting++
-			case m.comesFree(Request{Pool: p.Name, Namespace: one(m.rnd, "x", "y"), Labels: map[string]string{"l": "1"}}, addr, nil) == nil:
+			case m.comesFree(Request{Pool: p.Name, Namespace: one(m.rnd, "x", "y"), Labels: map[string]string{"l": "1"}}, addr, nil) == "":
 				free++
 			}
 		}
@@ -694,33 +739,48 @@ func (m *model) checkUsage(n int) {
 
 func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 	const histories, steps = 200, 500
-	var sum model
-	for h := range histories {
-		m := &model{
-			t: t, rnd: rand.New(rand.NewPCG(uint64(h), 7)), a: New(), now: time.Unix(1_000_000, 0),
-			rests: map[netip.Addr]Rest{}, had: map[cluster.Key]map[netip.Addr]bool{},
-			reqs: map[cluster.Key]Request{}, held: map[cluster.Key][]netip.Addr{},
-			moving: map[cluster.Key]map[ipfam.Family]bool{},
+	var sums [2]model
+	t.Run("histories", func(t *testing.T) {
+		for half := range sums {
+			t.Run(fmt.Sprint(half), func(t *testing.T) {
+				t.Parallel()
+				for h := half; h < histories; h += len(sums) {
+					runHistory(t, h, steps, &sums[half])
+				}
+			})
 		}
-		for i := range steps {
-			m.step(h*steps + i)
-			if i%10 == 0 {
-				m.checkUsage(h*steps + i)
-			}
-		}
-		sum.given += m.given
-		sum.refused += m.refused
-		sum.served += m.served
-		sum.moved += m.moved
-		sum.lost += m.lost
-		sum.shared += m.shared
-		sum.doubled += m.doubled
-	}
-	t.Logf("given %d, refused %d, looked at waiting %d, moved %d, lost %d, shared %d, doubled %d",
-		sum.given, sum.refused, sum.served, sum.moved, sum.lost, sum.shared, sum.doubled)
-	for what, n := range map[string]int{"given": sum.given, "refused": sum.refused, "waiting": sum.served, "moved": sum.moved, "lost": sum.lost, "shared": sum.shared, "doubled": sum.doubled} {
+	})
+	a, b := &sums[0], &sums[1]
+	for what, n := range map[string]int{
+		"given": a.given + b.given, "refused": a.refused + b.refused, "waiting": a.served + b.served, "moved": a.moved + b.moved,
+		"served in order": a.inOrder + b.inOrder, "lost": a.lost + b.lost, "shared": a.shared + b.shared, "doubled": a.doubled + b.doubled,
+	} {
+		t.Logf("%s: %d", what, n)
 		if n < 100 {
 			t.Errorf("the histories tried hardly anything: %s %d", what, n)
 		}
 	}
+}
+
+func runHistory(t *testing.T, h, steps int, sum *model) {
+	m := &model{
+		t: t, rnd: rand.New(rand.NewPCG(uint64(h), 7)), a: New(), now: time.Unix(1_000_000, 0),
+		rests: map[netip.Addr]Rest{}, had: map[cluster.Key]map[netip.Addr]bool{},
+		reqs: map[cluster.Key]Request{}, held: map[cluster.Key][]netip.Addr{},
+		moving: map[cluster.Key]map[ipfam.Family]bool{},
+	}
+	for i := range steps {
+		m.step(h*steps + i)
+		if i%10 == 0 {
+			m.checkUsage(h*steps + i)
+		}
+	}
+	sum.given += m.given
+	sum.refused += m.refused
+	sum.served += m.served
+	sum.moved += m.moved
+	sum.lost += m.lost
+	sum.shared += m.shared
+	sum.doubled += m.doubled
+	sum.inOrder += m.inOrder
 }

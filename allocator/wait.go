@@ -1,11 +1,8 @@
 package allocator
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/ipfam"
@@ -20,10 +17,6 @@ type topic struct {
 	family ipfam.Family
 	addr   netip.Addr
 	share  string
-}
-
-func compareTopics(a, b topic) int {
-	return cmp.Or(strings.Compare(a.pool, b.pool), cmp.Compare(a.family, b.family), a.addr.Compare(b.addr), strings.Compare(a.share, b.share))
 }
 
 // wait lets v wait because of refusals.
@@ -69,28 +62,66 @@ func (s *state) mark(t topic) {
 	}
 }
 
-// serve gives what has become free to those who wait, the oldest first.
+// A line is what waits for one topic, the oldest first, or all that waits.
+type line struct {
+	topic topic // the zero topic for all
+	queue []*service
+}
+
+// serve gives what has become free to those who wait. Of all lines together
+// the oldest is next: it may want more than what its line is for, and take it from
+// an older one in another line otherwise.
 func (s *state) serve() {
-	for s.all || len(s.dirty) > 0 {
-		if s.all {
-			s.all = false
-			clear(s.dirty)
-			for _, v := range s.waiting() {
-				s.retry(v)
-			}
-			continue
+	var lines []*line
+	for {
+		lines = s.callUp(lines)
+		v := s.next(lines)
+		if v == nil {
+			return
 		}
-		t := slices.MinFunc(slices.Collect(maps.Keys(s.dirty)), compareTopics)
-		delete(s.dirty, t)
-		for _, v := range slices.Clone(s.topics[t]) {
-			if p := s.byName[t.pool]; p != nil {
-				if _, ok := s.lowest(p, t.family); !ok {
-					break // the younger ones need not try
-				}
+		s.retry(v)
+	}
+}
+
+// callUp adds a line for everything that became available since it was
+// called last. Serving can make things available, when somebody moves.
+func (s *state) callUp(lines []*line) []*line {
+	if s.all {
+		s.all = false
+		clear(s.dirty)
+		return []*line{{queue: s.waiting()}}
+	}
+	for t := range s.dirty {
+		lines = slices.DeleteFunc(lines, func(l *line) bool { return l.topic == t })
+		lines = append(lines, &line{t, slices.Clone(s.topics[t])})
+	}
+	clear(s.dirty)
+	return lines
+}
+
+// next takes the oldest of all lines out of them, nil when they are empty. A
+// line for a pool that is used up has ended: its younger ones need not try.
+func (s *state) next(lines []*line) *service {
+	var oldest *service
+	for _, l := range lines {
+		for len(l.queue) > 0 && !l.queue[0].waits {
+			l.queue = l.queue[1:]
+		}
+		if p := s.byName[l.topic.pool]; p != nil {
+			if _, ok := s.lowest(p, l.topic.family); !ok {
+				l.queue = nil
 			}
-			s.retry(v)
+		}
+		if len(l.queue) > 0 && (oldest == nil || compareAge(l.queue[0], oldest) < 0) {
+			oldest = l.queue[0]
 		}
 	}
+	for _, l := range lines {
+		if len(l.queue) > 0 && l.queue[0] == oldest {
+			l.queue = l.queue[1:]
+		}
+	}
+	return oldest
 }
 
 // retry attempts to serve v and notes when that brought it something.
