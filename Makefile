@@ -35,6 +35,13 @@ images: build ## write the container images into bin/images/
 manifests: ## render deploy/clarion.yaml from deploy/parts
 	@cat deploy/parts/*.yaml > deploy/clarion.yaml
 
+## ---- show
+
+.PHONY: demo
+demo: ## the main job in a real cluster on this machine: addresses, answers, a failover
+	@LAB_PROFILE=$(or $(LAB_PROFILE),lb) $(MAKE) --no-print-directory lab-up
+	@cd e2e && go run ./cmd/demo -lab ../.lab
+
 ## ---- checks
 
 .PHONY: test-tools

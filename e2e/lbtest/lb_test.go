@@ -233,14 +233,24 @@ func TestAMistakeInThePoolsLeavesTheRestAsItWas(t *testing.T) {
 	service(t, l, app.Service{Name: "kept"})
 	before, err := app.Addresses(ctx, l, "kept", 2, soon)
 	must(t, err)
+	_, err = app.Reachable(ctx, l.Client(), before[0], soon)
+	must(t, err)
+	t.Run("a typo in the short form is refused by the API server", func(t *testing.T) {
+		err := app.Pools(ctx, l, map[string]string{"default": "192.0.2.200-192.0.2.2500"})
+		if err == nil || !strings.Contains(err.Error(), "192.0.2.2500") {
+			t.Fatalf("err = %v, want a refusal that shows the mistake", err)
+		}
+	})
+	good := pool4 + ", " + pool6
 	tests := []struct {
 		name  string
 		pools map[string]string
 		want  string
 	}{
-		{"a typo", map[string]string{"default": "192.0.2.200-192.0.2.2500", "other": "192.0.2.240"}, "192.0.2.2500"},
-		{"an inverted range", map[string]string{"default": pool4 + ", " + pool6, "other": "192.0.2.9-192.0.2.3"}, "192.0.2.9"},
-		{"overlapping pools", map[string]string{"default": pool4 + ", " + pool6, "other": "192.0.2.250-192.0.2.251"}, "192.0.2.250"},
+		{"a typo in the long form", map[string]string{"default": "addresses: [192.0.2.200-192.0.2.2500]", "other": "192.0.2.240"}, "default.addresses[0]"},
+		{"an unknown key", map[string]string{"default": good, "other": "addresses: [192.0.2.9]\nautoasign: false"}, "autoAssign"},
+		{"an inverted range", map[string]string{"default": good, "other": "192.0.2.9-192.0.2.3"}, "192.0.2.9"},
+		{"overlapping pools", map[string]string{"default": good, "other": "192.0.2.250-192.0.2.251"}, "192.0.2.250"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -257,6 +267,10 @@ func TestAMistakeInThePoolsLeavesTheRestAsItWas(t *testing.T) {
 			if _, err := app.Ask(ctx, l.Client(), before[0], request); err != nil {
 				t.Error(err)
 			}
+			service(t, l, app.Service{Name: "meanwhile"}) // the good pools, and the last good form of the bad one, serve on
+			_, err = app.Addresses(ctx, l, "meanwhile", 2, soon)
+			must(t, err)
+			remove(t, l, "meanwhile")
 		})
 	}
 }
