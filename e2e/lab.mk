@@ -5,7 +5,7 @@ LAB_BIN := .cache/bin/lab
 
 export LAB_NODES LAB_PROFILE LAB_TOPOLOGY LAB_DIR LAB_SKIP_CLARION
 
-.PHONY: lab-bin lab-up lab-down lab-status lab-clarion e2e
+.PHONY: lab-bin lab-up lab-down lab-status lab-clarion lab-test e2e
 
 lab-bin:
 	@mkdir -p $(dir $(LAB_BIN))
@@ -25,3 +25,7 @@ lab-clarion: lab-bin ## build Clarion anew and replace it in the running lab
 
 e2e: ## end-to-end tests against the lab that is up
 	cd e2e && go test -count=1 -tags lab ./...
+
+lab-test: ## test the lab itself: up, down, killed starts; takes down a lab that is up
+	@! [ -e .lab ] || $(MAKE) --no-print-directory lab-down
+	cd e2e && go test -count=1 -tags labcycle -timeout 20m ./cmd/lab

@@ -1,5 +1,7 @@
+//go:build labprograms
+
 // Command coredns is the cluster's DNS server with the plugins that its Corefile in the lab may name, and no others:
-// the stock set brings the clients of three clouds with it.
+// the stock set brings the clients of three clouds with it. For the build tag see cmd/kube.
 package main
 
 import (

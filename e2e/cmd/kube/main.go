@@ -1,6 +1,10 @@
+//go:build labprograms
+
 // Command kube is every program of the cluster in one binary: one link instead of seven, and one file in the page cache.
 //
 // It is called by a link that has the name of the program (kubelet -> kube), or with that name as its first argument.
+//
+// It stands behind a build tag so that «go vet ./...» and «go test ./...» do not compile Kubernetes.
 package main
 
 import (

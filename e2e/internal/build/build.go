@@ -58,7 +58,7 @@ func flags() []string {
 	version := "k8s.io/component-base/version."
 	major, minor, _ := strings.Cut(strings.TrimPrefix(KubernetesVersion, "v"), ".")
 	minor, _, _ = strings.Cut(minor, ".")
-	return []string{"-trimpath", "-buildvcs=false", "-ldflags",
+	return []string{"-tags=labprograms", "-trimpath", "-buildvcs=false", "-ldflags",
 		fmt.Sprintf("-s -w -X %sgitVersion=%s -X %sgitMajor=%s -X %sgitMinor=%s",
 			version, KubernetesVersion, version, major, version, minor)}
 }

@@ -3,7 +3,11 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -51,7 +55,56 @@ func (c *Cluster) installClarion(ctx context.Context, s *step.Step) error {
 	if _, err := c.Kubectl(ctx, "apply", "-f", c.clarionManifest()); err != nil {
 		return err
 	}
-	return c.waitClarion(ctx, s)
+	if err := c.waitClarion(ctx, s); err != nil {
+		return err
+	}
+	return c.noteClarion()
+}
+
+func (c *Cluster) clarionNote() string { return filepath.Join(c.Dir, "clarion.sum") }
+
+// clarionSum is the hash of all that a user would install: both images, which are reproducible, and the manifest.
+func (c *Cluster) clarionSum() (string, error) {
+	h := sha256.New()
+	for _, path := range append(c.clarionArchives(), c.clarionManifest()) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("hash Clarion: %w", err)
+		}
+		_, err = io.Copy(h, f)
+		f.Close()
+		if err != nil {
+			return "", fmt.Errorf("hash Clarion: %w", err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// noteClarion remembers what has been installed.
+func (c *Cluster) noteClarion() error {
+	sum, err := c.clarionSum()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(c.clarionNote(), []byte(sum), 0o644); err != nil {
+		return fmt.Errorf("note which Clarion is installed: %w", err)
+	}
+	return nil
+}
+
+// refreshClarion replaces Clarion in a running lab if the sources make another one by now.
+func (c *Cluster) refreshClarion(ctx context.Context) error {
+	if err := c.steps.Do("build Clarion's images", func(s *step.Step) error { return c.buildClarion(ctx, s) }); err != nil {
+		return err
+	}
+	want, err := c.clarionSum()
+	if err != nil {
+		return err
+	}
+	if have, err := os.ReadFile(c.clarionNote()); err == nil && string(have) == want {
+		return nil
+	}
+	return c.replaceClarion(ctx)
 }
 
 func (c *Cluster) waitClarion(ctx context.Context, s *step.Step) error {
@@ -102,17 +155,24 @@ func (c *Cluster) Reinstall(ctx context.Context) error {
 	if err := c.steps.Do("build Clarion's images", func(s *step.Step) error { return c.buildClarion(ctx, s) }); err != nil {
 		return err
 	}
+	return c.replaceClarion(ctx)
+}
+
+func (c *Cluster) replaceClarion(ctx context.Context) error {
 	if err := c.steps.Do("load Clarion's images", func(*step.Step) error { return c.loadImages(ctx, c.clarionArchives()) }); err != nil {
 		return err
 	}
-	return c.steps.Do("replace Clarion's pods", func(s *step.Step) error {
+	return c.steps.Do("replace Clarion", func(s *step.Step) error {
 		if _, err := c.Kubectl(ctx, "apply", "-f", c.clarionManifest()); err != nil {
 			return err
 		}
 		if _, err := c.Kubectl(ctx, append([]string{"-n", clarionNamespace, "rollout", "restart"}, clarionWorkloads...)...); err != nil {
 			return err
 		}
-		return c.waitClarion(ctx, s)
+		if err := c.waitClarion(ctx, s); err != nil {
+			return err
+		}
+		return c.noteClarion()
 	})
 }
 

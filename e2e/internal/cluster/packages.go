@@ -56,8 +56,7 @@ func (c *Cluster) installPackages(ctx context.Context, s *step.Step) error {
 // apt is not tied to this process's life as other helpers are: a package half installed is worse than one too many.
 func apt(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"-q"}, args...)...)
-	// A daemon that a package brings would be the machine's, not the lab's; runlevel 1 keeps it from being started.
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
+	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, out)
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
-// Up brings the lab up. A healthy lab with the same settings stays as it is; any other is taken down first. After an
+// Up brings the lab up. A healthy lab with the same settings stays as it is, but for Clarion, which is replaced if the
+// sources have changed since it was installed; any other lab is taken down first. After an
 // error the lab stays as far as it came, to be looked at, and the next Up or Down clears it away.
 func (c *Cluster) Up(ctx context.Context) error {
 	if err := c.check(); err != nil {
@@ -29,6 +30,9 @@ func (c *Cluster) Up(ctx context.Context) error {
 	why := c.unhealthy(ctx)
 	if why == nil {
 		c.steps.Say("the lab is up and healthy already; «make lab-down» takes it down")
+		if c.Settings.InstallsClarion() {
+			return c.refreshClarion(ctx)
+		}
 		return nil
 	}
 	if c.traces() {

@@ -45,8 +45,11 @@ func (img Image) Write(w io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("make a temporary file for the layer: %w", err)
 	}
-	defer os.Remove(layer.Name())
 	defer layer.Close()
+	// The file lives on without its name until it is closed, so that nothing is left if this process is killed.
+	if err := os.Remove(layer.Name()); err != nil {
+		return fmt.Errorf("make a temporary file for the layer: %w", err)
+	}
 	digest := sha256.New()
 	size, err := img.writeLayer(io.MultiWriter(layer, digest))
 	if err != nil {
