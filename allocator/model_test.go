@@ -762,13 +762,17 @@ func TestRandomHistoriesKeepTheInvariants(t *testing.T) {
 	}
 }
 
-func runHistory(t *testing.T, h, steps int, sum *model) {
-	m := &model{
-		t: t, rnd: rand.New(rand.NewPCG(uint64(h), 7)), a: New(), now: time.Unix(1_000_000, 0),
+func newModel(t *testing.T, seed uint64) *model {
+	return &model{
+		t: t, rnd: rand.New(rand.NewPCG(seed, 7)), a: New(), now: time.Unix(1_000_000, 0),
 		rests: map[netip.Addr]Rest{}, had: map[cluster.Key]map[netip.Addr]bool{},
 		reqs: map[cluster.Key]Request{}, held: map[cluster.Key][]netip.Addr{},
 		moving: map[cluster.Key]map[ipfam.Family]bool{},
 	}
+}
+
+func runHistory(t *testing.T, h, steps int, sum *model) {
+	m := newModel(t, uint64(h))
 	for i := range steps {
 		m.step(h*steps + i)
 		if i%10 == 0 {
