@@ -34,6 +34,9 @@ func statement(self string, r *speaker.ServiceReport) (tell.Statement, bool) {
 		if u.Owner == self && !u.Mine && u.Conflict == (cluster.MAC{}) && u.Self == cluster.Eligible {
 			return tell.Statement{}, false // about to answer
 		}
+		if u.Owner == "" && u.Withheld == "" && len(u.Refused) == 0 {
+			return tell.Statement{}, false // there are candidates, and one of them is about to take it
+		}
 		if reason, problem := trouble(u); problem != "" {
 			problems = append(problems, problem)
 			if s.Announced {
@@ -80,9 +83,6 @@ func trouble(u speaker.UnitReport) (reason, words string) {
 // refusals lists the nodes by the reason they share, so that the message stays
 // short in a large cluster.
 func refusals(of map[string]cluster.Refusal) string {
-	if len(of) == 0 {
-		return "no node is known"
-	}
 	by := map[cluster.Refusal][]string{}
 	for node, why := range of {
 		by[why] = append(by[why], node)

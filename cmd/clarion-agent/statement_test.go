@@ -49,7 +49,9 @@ func TestStatement(t *testing.T) {
 			[]speaker.UnitReport{unit("2001:db8:1::200", "node1", func(u *speaker.UnitReport) { u.Conflict = foreign })}, false, reasonConflict,
 			[]string{"node node1 announces 2001:db8:1::200, but", "02:00:00:00:00:09"}},
 		{"one of two is in trouble",
-			[]speaker.UnitReport{unit("192.0.2.200", "node1", nil), unit("2001:db8:1::200", "", nil)}, false, reasonPartly,
+			[]speaker.UnitReport{unit("192.0.2.200", "node1", nil), unit("2001:db8:1::200", "", func(u *speaker.UnitReport) {
+				u.Refused = map[string]cluster.Refusal{"node1": speaker.OffSegment}
+			})}, false, reasonPartly,
 			[]string{"no node can announce 2001:db8:1::200", "node node1 announces 192.0.2.200"}},
 		{"an elder Service has it",
 			[]speaker.UnitReport{unit("192.0.2.200", "", func(u *speaker.UnitReport) { u.Withheld = "shop/elder" })}, false, reasonWithheld,
@@ -74,6 +76,7 @@ func TestNothingIsSaid(t *testing.T) {
 	probing := unit("192.0.2.200", "node1", func(u *speaker.UnitReport) { u.Mine = false })
 	for name, r := range map[string]*speaker.ServiceReport{
 		"of a Service that is gone":           nil,
+		"between two owners":                  {Teller: "node1", Units: []speaker.UnitReport{unit("192.0.2.200", "", nil)}},
 		"that another node has to say":        {Teller: "node2", Units: []speaker.UnitReport{unit("192.0.2.200", "node2", nil)}},
 		"while the address is being probed":   {Teller: "node1", Units: []speaker.UnitReport{probing}},
 		"about a Service without any address": {Teller: "node1"},
