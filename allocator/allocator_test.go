@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,6 +68,10 @@ func TestAllocator(t *testing.T) {
 		{"a /64 and a /8 are as good as one address", []Pool{poolOf("big", "10.0.0.0/8", "2001:db8::/64")}, func(h *harness) {
 			h.assign(h.req("x/a"), "10.0.0.0 2001:db8::1")
 			h.assign(h.req("x/z", ask("10.255.255.255 2001:db8::ffff:ffff:ffff:ffff")), "10.255.255.255 2001:db8::ffff:ffff:ffff:ffff")
+		}},
+		{"a reserved half of a /64 is passed in one step", []Pool{poolOf("big", "10.0.0.0/8", "2001:db8::/64")}, func(h *harness) {
+			h.a.SetReserved([]Reserved{{ranges("10.0.0.0/9")[0], "in the service CIDR"}, {ranges("2001:db8::/65")[0], "in the pod CIDR"}})
+			h.assign(h.req("x/a"), "10.128.0.0 2001:db8:0:0:8000::")
 		}},
 		{"the subnet-router anycast address is given only when asked for", []Pool{poolOf("p", "192.0.2.1", "2001:db8::", "2001:db8:0:1::")}, func(h *harness) {
 			h.assign(h.req("x/a"), "Exhausted OtherFamilyMissing")
@@ -657,6 +662,52 @@ func TestLowestFreeIsAlwaysTheLowest(t *testing.T) {
 		key := cluster.Key(fmt.Sprint("x/", i))
 		h.assign(h.req(key), fmt.Sprint(nth(v4, lowest), " ", nth(v6, lowest)))
 		taken[lowest] = key
+	}
+}
+
+// Workers call in at once and hold, at any moment, addresses of their own.
+func TestManyWorkers(t *testing.T) {
+	a := New()
+	a.SetPools([]Pool{poolOf("p", "192.0.2.1-192.0.2.4", "2001:db8::1-2001:db8::4")})
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 200 {
+				r := benchRequest(w)
+				res, err := a.Assign(r, time.Unix(int64(i), 0))
+				for _, addr := range res.Addresses() {
+					if owners := a.Owners(addr); !slices.Equal(owners, []cluster.Key{r.Key}) {
+						t.Errorf("%v was given to %s (%v) and belongs to %v", addr, r.Key, err, owners)
+					}
+				}
+				a.Serve(time.Unix(int64(i), 0))
+				a.Release(r.Key, r.UID, time.Unix(int64(i), 0))
+			}
+		})
+	}
+	wg.Wait()
+	for _, u := range a.Usage(time.Unix(0, 0)) {
+		if u.Used != 0 {
+			t.Errorf("all went, and %+v", u)
+		}
+	}
+}
+
+// The memory of names does not grow for ever, whatever comes and goes.
+func TestMemoryIsBounded(t *testing.T) {
+	h := newHarness(t, poolOf("p", "192.0.2.1", "2001:db8::1"))
+	h.assign(h.req("x/stays", share("k"), ports(Port{cluster.TCP, 1})), "192.0.2.1 2001:db8::1")
+	for i := range 1000 {
+		key := cluster.Key(fmt.Sprint("x/", i))
+		h.assign(h.req(key, share("k")), "192.0.2.1 2001:db8::1")
+		h.release(key)
+	}
+	if got := len(h.a.Remembered()); got == 0 || got > mostNames {
+		t.Errorf("%d names are remembered for one address", got)
+	}
+	s := h.a.s
+	if len(s.topics) > 0 || len(s.dirty) > 0 || len(s.rests) > 0 || len(s.services) != 1 || len(s.shares) != 1 {
+		t.Errorf("left over: %d topics, %d dirty, %d rests, %d services, %d keys", len(s.topics), len(s.dirty), len(s.rests), len(s.services), len(s.shares))
 	}
 }
 
