@@ -11,23 +11,12 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
-	"golang.org/x/sys/unix"
 
 	"github.com/clarion-lb/clarion/cni/store"
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/ipfam"
 	"github.com/clarion-lb/clarion/internal/rtnl"
 )
-
-// gateways are the addresses on the host's side of every pod's interface, the
-// same for all: a pod has no other neighbour. The IPv4 one has the scope of
-// the host, so that it is never chosen as the source of the host's own packets
-// to a pod; it answers ARP all the same. Proxy ARP would not do: it answers
-// only while the host has a route to the address.
-var gateways = map[ipfam.Family]rtnl.Address{
-	ipfam.V4: {Prefix: netip.MustParsePrefix("169.254.1.1/32"), Scope: unix.RT_SCOPE_HOST},
-	ipfam.V6: {Prefix: netip.MustParsePrefix("fe80::1/64")},
-}
 
 // AliasPrefix begins the alias of a host's side that is complete. It is set
 // last: an interface without it is what a killed ADD left.
@@ -262,7 +251,7 @@ func podRoutes(a attachment, index int) []rtnl.Route {
 		if _, ok := a.families[f]; !ok {
 			continue
 		}
-		gw := gateways[f].Addr()
+		gw := store.Gateway(f).Addr()
 		if f == ipfam.V4 { // link-local IPv6 is on every link anyway
 			routes = append(routes, rtnl.Route{Dst: netip.PrefixFrom(gw, gw.BitLen()), Link: index})
 		}
@@ -286,7 +275,7 @@ func (p *Plugin) buildHost(host *rtnl.Handle, index int, a attachment) error {
 		}
 	}
 	for f := range a.families {
-		if err := host.AddAddr(index, gateways[f]); err != nil {
+		if err := host.AddAddr(index, store.Gateway(f)); err != nil {
 			return err
 		}
 	}
@@ -296,7 +285,7 @@ func (p *Plugin) buildHost(host *rtnl.Handle, index int, a attachment) error {
 	}
 	p.reached("host up")
 	for _, addr := range a.sandbox.Addresses {
-		if err := host.SetRoute(HostRoute(addr, index)); err != nil {
+		if err := host.SetRoute(store.HostRoute(addr, index)); err != nil {
 			return err
 		}
 		p.reached("host route " + ipfam.Of(addr).String())
@@ -306,12 +295,6 @@ func (p *Plugin) buildHost(host *rtnl.Handle, index int, a attachment) error {
 	}
 	p.reached("alias")
 	return nil
-}
-
-// HostRoute is the host's route to a pod that is behind the link with the
-// given index.
-func HostRoute(pod netip.Addr, index int) rtnl.Route {
-	return rtnl.Route{Dst: netip.PrefixFrom(pod, pod.BitLen()), Link: index}
 }
 
 func alias(sb store.Sandbox) string {
@@ -343,7 +326,7 @@ func result(a attachment, netns string, prev *current.Result) *current.Result {
 		&current.Interface{Name: a.veth.PeerName, Mac: mac(a.veth.PeerMAC), Mtu: a.mtu, Sandbox: netns})
 	inPod := len(r.Interfaces) - 1
 	for _, addr := range a.sandbox.Addresses {
-		gw := gateways[ipfam.Of(addr)].Addr()
+		gw := store.Gateway(ipfam.Of(addr)).Addr()
 		r.IPs = append(r.IPs, &current.IPConfig{
 			Interface: current.Int(inPod), Gateway: gw.AsSlice(),
 			Address: net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())},

@@ -105,10 +105,10 @@ func checkHost(host *rtnl.Handle, a attachment) (wrong []error, err error) {
 		return wrong, err
 	}
 	for _, addr := range a.sandbox.Addresses {
-		if gw := gateways[ipfam.Of(addr)]; !slices.Contains(l.Addrs, gw.Prefix) {
+		if gw := store.Gateway(ipfam.Of(addr)); !slices.Contains(l.Addrs, gw.Prefix) {
 			wrong = append(wrong, fmt.Errorf("%s lacks the gateway address %s on the host", l.Name, gw.Addr()))
 		}
-		if !slices.Contains(routes, HostRoute(addr, l.Index)) {
+		if !slices.Contains(routes, store.HostRoute(addr, l.Index)) {
 			wrong = append(wrong, fmt.Errorf("the host has no route to %s through %s", addr, l.Name))
 		}
 	}

@@ -118,6 +118,7 @@ type Interface struct {
 	Link
 
 	Alias string // the text that `ip link` shows below it
+	Peer  int    // of a cable: the index of its far end, in whichever namespace that is
 }
 
 // Link returns one link with its addresses; ErrNoLink when there is none of
@@ -131,7 +132,7 @@ func (h *Handle) Link(name string) (Interface, error) {
 	if err != nil {
 		return Interface{}, fmt.Errorf("list the addresses of %s: %w", name, err)
 	}
-	return Interface{assemble([]netlink.Link{raw}, addrs, nil)[0], raw.Attrs().Alias}, nil
+	return Interface{assemble([]netlink.Link{raw}, addrs, nil)[0], raw.Attrs().Alias, raw.Attrs().ParentIndex}, nil
 }
 
 func (h *Handle) raw(name string) (netlink.Link, error) {
@@ -268,3 +269,9 @@ func (h *Handle) SetSysctl(key, value string) error {
 		return nil
 	})
 }
+
+// The scopes of an Address that are in use (rtnetlink(7)).
+const (
+	ScopeHost = unix.RT_SCOPE_HOST
+	ScopeLink = unix.RT_SCOPE_LINK
+)

@@ -60,12 +60,37 @@ type RouteKey struct {
 	Metric int
 }
 
-// SetRoute adds a route or replaces the one with the same key.
+// ErrForeign says that somebody else's route has the place of ours.
+var ErrForeign = errors.New("a route that somebody else made is in its place")
+
+// SetRoute adds a route or replaces the one of ours with the same key. A route
+// of somebody else is left alone; the error is ErrForeign then.
 func (h *Handle) SetRoute(r Route) error {
-	if err := h.handle.RouteReplace(r.netlink()); err != nil {
+	err := h.handle.RouteAdd(r.netlink())
+	if errors.Is(err, unix.EEXIST) {
+		err = h.replaceRoute(r)
+	}
+	if err != nil {
 		return fmt.Errorf("set route %s: %w", r, err)
 	}
 	return nil
+}
+
+// replaceRoute replaces a route in one step, so that no packet finds none.
+func (h *Handle) replaceRoute(r Route) error {
+	ours, err := h.Routes()
+	if err != nil {
+		return err
+	}
+	for _, have := range ours {
+		if have == r {
+			return nil
+		}
+		if have.Key() == r.Key() {
+			return h.handle.RouteReplace(r.netlink())
+		}
+	}
+	return ErrForeign
 }
 
 // DelRoute removes a route of ours.
