@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/klog/v2"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
@@ -68,10 +67,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	if err != nil {
 		return fmt.Errorf("serve health and metrics at %s: %w; choose another address with --health", o.health, err)
 	}
-	client, err := connect(o)
-	if err != nil {
-		return err
-	}
 	stored, written, err := viewfile.Load(o.view())
 	switch {
 	case err != nil:
@@ -80,6 +75,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		log.Info("found a stored view of the cluster", "written", written, "services", len(stored.Services))
 	}
 
+	client, err := connect(o, stored, log)
+	if err != nil {
+		return err
+	}
 	w, err := watch.New(client, watch.Config{Namespace: o.namespace, Class: o.class, Log: log, Stored: stored, Grace: apiGrace})
 	if err != nil {
 		return err
@@ -105,19 +104,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 }
 
 func (o options) view() string { return filepath.Join(o.state, "view.json") }
-
-// connect returns a client of the API server.
-func connect(o options) (kubernetes.Interface, error) {
-	config, err := apiConfig(o)
-	if err != nil {
-		return nil, err
-	}
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("set up the client of the API server %s: %w", config.Host, err)
-	}
-	return client, nil
-}
 
 // report carries what the speaker says to the API server.
 func report(self string, teller *tell.Teller, r speaker.Report) {

@@ -20,6 +20,7 @@ type options struct {
 	kubeconfig string
 	apiserver  string
 	state      string
+	host       string
 	health     string
 	level      slog.Level
 }
@@ -38,8 +39,9 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	fs.StringVar(&o.class, "class", "clarion.dev/lb", "the loadBalancerClass that is served beside none")
 	fs.StringVar(&o.profile, "profile", profileLB, "what the agent does: lb")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's service account")
-	fs.StringVar(&o.apiserver, "apiserver", "", "URL of the API server, for clusters in which its cluster IP cannot be reached before this agent runs")
+	fs.StringVar(&o.apiserver, "apiserver", "", "URL of the API server; empty tries the kubelet's, the last endpoints known, and the cluster IP")
 	fs.StringVar(&o.state, "state", "/var/lib/clarion", "directory on the node's disk for what outlives the agent")
+	fs.StringVar(&o.host, "host", "/host", "where directories of the host are mounted; only the kubelet's kubeconfig is looked for there")
 	fs.StringVar(&o.health, "health", ":7949", "address of /healthz, /readyz and /metrics")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	if err := fs.Parse(args); err != nil {
