@@ -138,7 +138,7 @@ func (a *Allocator) Release(key cluster.Key, uid string, now time.Time) []netip.
 	return locked(a, func(s *state) []netip.Addr {
 		s.expire(now)
 		v := s.services[key]
-		if v == nil || uid != "" && v.req.UID != uid {
+		if v == nil || !v.is(uid) {
 			return nil
 		}
 		return s.release(v)

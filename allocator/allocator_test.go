@@ -13,7 +13,6 @@ import (
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/ipfam"
-	"github.com/clarion-lb/clarion/internal/iprange"
 	"github.com/clarion-lb/clarion/internal/selector"
 )
 
@@ -519,6 +518,43 @@ func TestAllocator(t *testing.T) {
 				}
 			}
 		}},
+		{"a Service that is deleted takes its claim with it", []Pool{small}, func(h *harness) {
+			elder, younger := h.req("x/z"), h.req("x/a")
+			h.a.Restore(elder, addrs("2001:db8::1"))
+			h.a.Restore(younger, addrs("2001:db8::1 192.0.2.2"))
+			h.release("x/a")
+			if got := h.a.Conflicts(); len(got) > 0 {
+				h.Errorf("conflicts are left: %v", got)
+			}
+			h.assign(h.req("x/b", single4, ask("192.0.2.2")), "192.0.2.2")
+			h.assign(elder, "192.0.2.1 2001:db8::1")
+		}},
+		{"a restored Service that may share with the elder after an edit holds the address", []Pool{small}, func(h *harness) {
+			elder, younger := h.req("x/a", share("k")), h.req("x/b", share("k"))
+			h.a.Restore(elder, addrs("192.0.2.1 2001:db8::1"))
+			h.a.Restore(younger, addrs("192.0.2.1 2001:db8::1"))
+			h.assign(edit(younger, ports(tcp443)), "192.0.2.1 2001:db8::1")
+			h.holds("x/a", "192.0.2.1 2001:db8::1")
+		}},
+		{"the status of a Service that is gone is not its successor's", []Pool{small}, func(h *harness) {
+			h.a.Restore(h.req("x/a", func(r *Request) { r.UID = "old" }), addrs("192.0.2.2 2001:db8::2"))
+			h.a.Restore(h.req("x/a", func(r *Request) { r.UID = "new" }), addrs("2001:db8::1"))
+			h.holds("x/a", "2001:db8::1")
+		}},
+		{"what is told without a UID belongs to the Service of the name", []Pool{small}, func(h *harness) {
+			h.a.Restore(h.req("x/a", func(r *Request) { r.UID = "" }), addrs("192.0.2.2"))
+			h.a.Restore(h.req("x/a"), addrs("2001:db8::2"))
+			h.holds("x/a", "192.0.2.2 2001:db8::2")
+		}},
+		{"a Service turns out to be older than was known", []Pool{poolOf("p", "192.0.2.1", "2001:db8::1")}, func(h *harness) {
+			h.assign(h.req("x/a"), "192.0.2.1 2001:db8::1")
+			b, c := h.req("x/b"), h.req("x/c")
+			h.assign(b, "Exhausted")
+			h.assign(c, "Exhausted")
+			h.assign(edit(c, func(r *Request) { r.Created = time.Time{} }), "Exhausted")
+			h.release("x/a")
+			h.serves("x/c")
+		}},
 		{"the younger has the address when the elder goes first", []Pool{small}, func(h *harness) {
 			elder, younger := h.req("x/z"), h.req("x/a")
 			h.a.Restore(younger, addrs("2001:db8::1"))
@@ -565,6 +601,15 @@ func TestRefusedSaysWhatWasTriedAndWhy(t *testing.T) {
 	h.a.SetPools(many)
 	if _, err = h.a.Assign(h.req("x/d"), h.now); err == nil || !strings.HasPrefix(err.Error(), "x/d has no address: ") || !strings.HasSuffix(err.Error(), "; and 35 more reasons") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestExhaustedSaysWhatTheRestIs(t *testing.T) {
+	h := newHarness(t, poolOf("p", "2001:db8::", "2001:db8:0:1::7"))
+	h.assign(h.req("x/a", single6), "2001:db8:0:1::7")
+	_, err := h.a.Assign(h.req("x/b", single6), h.now)
+	if want := "(1 of 2 in use, the others reserved or given only when asked for by address)"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
 	}
 }
 
@@ -708,99 +753,5 @@ func TestMemoryIsBounded(t *testing.T) {
 	s := h.a.s
 	if len(s.topics) > 0 || len(s.dirty) > 0 || len(s.rests) > 0 || len(s.services) != 1 || len(s.shares) != 1 {
 		t.Errorf("left over: %d topics, %d dirty, %d rests, %d services, %d keys", len(s.topics), len(s.dirty), len(s.rests), len(s.services), len(s.shares))
-	}
-}
-
-func benchRequest(i int) Request {
-	return Request{
-		Key: cluster.Key(fmt.Sprintf("shop/web-%d", i)), UID: fmt.Sprint(i), Created: time.Unix(int64(i), 0), Namespace: "shop",
-		Families: []ipfam.Family{ipfam.V4, ipfam.V6}, Policy: RequireDualStack, Ports: []Port{{cluster.TCP, 80}, {cluster.TCP, 443}},
-	}
-}
-
-func filled(b *testing.B, n int, pools ...Pool) *Allocator {
-	a := New()
-	a.SetPools(pools)
-	for i := range n {
-		if _, err := a.Assign(benchRequest(i), time.Unix(0, 0)); err != nil {
-			b.Fatal(err)
-		}
-	}
-	return a
-}
-
-// BenchmarkAssign gives one dual-stack Service its addresses and takes them
-// back, in an allocator that has given N pairs already.
-func BenchmarkAssign(b *testing.B) {
-	for _, n := range []int{100, 10_000, 50_000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			a := filled(b, n, poolOf("p", "10.0.0.0/8", "2001:db8::/64"))
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
-				a.Release(cluster.Key(fmt.Sprintf("shop/web-%d", i%n)), "", time.Unix(0, 0))
-				if _, err := a.Assign(benchRequest(i%n), time.Unix(0, 0)); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
-}
-
-// BenchmarkAssignAgain is what an event costs that changes nothing.
-func BenchmarkAssignAgain(b *testing.B) {
-	a := filled(b, 10_000, poolOf("p", "10.0.0.0/8", "2001:db8::/64"))
-	r := benchRequest(7)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := a.Assign(r, time.Unix(0, 0)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkFill gives 50,000 Services their first addresses out of 1,000 pools,
-// one for each namespace.
-func BenchmarkFill(b *testing.B) {
-	var pools []Pool
-	for i := range 1000 {
-		pools = append(pools, Pool{Name: fmt.Sprint("p", i), AutoAssign: true, Namespaces: []string{fmt.Sprint("ns", i)},
-			Addresses: iprange.SetOf(ranges(fmt.Sprintf("10.%d.%d.0/24", i/256, i%256), fmt.Sprintf("2001:db8:0:%x::/64", i))...)})
-	}
-	for b.Loop() {
-		a := New()
-		a.SetPools(pools)
-		for i := range 50_000 {
-			r := benchRequest(i)
-			r.Namespace = fmt.Sprint("ns", i%1000)
-			if _, err := a.Assign(r, time.Unix(0, 0)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-}
-
-// BenchmarkServe frees an address for which 10,000 Services wait.
-func BenchmarkServe(b *testing.B) {
-	a := filled(b, 100, poolOf("p", "192.0.2.1-192.0.2.100", "2001:db8::/64"))
-	for i := range 10_000 {
-		if _, err := a.Assign(benchRequest(1000+i), time.Unix(0, 0)); err == nil {
-			b.Fatal("the pool is larger than meant")
-		}
-	}
-	holder := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		a.Release(benchRequest(holder).Key, "", time.Unix(0, 0))
-		served := a.Serve(time.Unix(0, 0))
-		if len(served) != 1 {
-			b.Fatal(served)
-		}
-		if _, err := a.Assign(benchRequest(holder), time.Unix(0, 0)); err == nil {
-			b.Fatal("who came last was served")
-		}
-		if _, err := fmt.Sscanf(string(served[0]), "shop/web-%d", &holder); err != nil {
-			b.Fatal(err)
-		}
 	}
 }

@@ -22,7 +22,7 @@ func (r *Request) families() []ipfam.Family {
 func (s *state) assign(r Request, now time.Time) (Result, error) {
 	s.expire(now)
 	v := s.services[r.Key]
-	if v != nil && v.req.UID != r.UID {
+	if v != nil && !v.is(r.UID) {
 		s.release(v) // the old one is gone, and its end was missed
 		v = nil
 	}

@@ -35,8 +35,9 @@ type Change struct {
 }
 
 // Plan returns what would happen if the pools were replaced now. It changes
-// nothing. On a Clone, or on an Allocator that was restored from a LIST, it
-// serves a command line that has no controller at hand.
+// nothing. A command line without a controller makes an Allocator of its own
+// for it: the pools in force, the reserved ranges, Restore for every Service of
+// a LIST, then Assign for each that lacks something, so that it waits.
 func (a *Allocator) Plan(pools []Pool, now time.Time) Diff {
 	after := a.Clone().s // nobody else has it, so it needs no lock
 	after.expire(now)

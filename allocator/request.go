@@ -56,7 +56,7 @@ func (p Port) String() string { return fmt.Sprintf("%v/%d", p.Protocol, p.Port) 
 // gets. It is a value: the allocator keeps it and nobody changes it later.
 type Request struct {
 	Key     cluster.Key
-	UID     string    // another UID under the same Key is another Service
+	UID     string    // another UID under the same Key is another Service; empty when not known
 	Created time.Time // the elder Service is served first and keeps a contested address
 
 	Namespace       string

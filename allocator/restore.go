@@ -11,7 +11,7 @@ import (
 // restore is Restore without the lock.
 func (s *state) restore(r Request, addrs []netip.Addr) {
 	v := s.services[r.Key]
-	if v != nil && v.req.UID != r.UID {
+	if v != nil && !v.is(r.UID) {
 		s.release(v)
 		v = nil
 	}

@@ -75,6 +75,9 @@ func sharesAlike(a, b *Request) bool {
 // restored are given up, or become good.
 func (s *state) revise(v *service, r Request) {
 	old := v.req
+	if r.UID == "" {
+		r.UID = old.UID
+	}
 	v.req = r
 	if !v.req.Created.Equal(old.Created) {
 		s.reorder(v)

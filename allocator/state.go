@@ -71,6 +71,12 @@ type service struct {
 	topics   []topic   // what it waits for
 }
 
+// is reports whether v is the Service with that UID. Who does not know the UID
+// means whoever has the name.
+func (v *service) is(uid string) bool {
+	return uid == "" || v.req.UID == "" || v.req.UID == uid
+}
+
 // of returns the addresses of family f that the Service holds.
 func (v *service) of(f ipfam.Family) []netip.Addr {
 	var out []netip.Addr

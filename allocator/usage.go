@@ -111,11 +111,16 @@ func multiples(r iprange.Range, bits uint, rest int64) *big.Int {
 	return new(big.Int).Sub(upTo(to), upTo(below))
 }
 
-// count says how much of the shelf is in use, for people.
+// count says how much of the shelf, which has nothing free, is in use, for
+// people.
 func (sh *shelf) count() string {
-	words := fmt.Sprintf("%d of %v in use", sh.used, sh.set.Size())
+	size := sh.set.Size()
+	words := fmt.Sprintf("%d of %v in use", sh.used, size)
 	if sh.rests > 0 {
 		words += fmt.Sprintf(", %d resting", sh.rests)
+	}
+	if size.Cmp(big.NewInt(int64(sh.used+sh.rests))) > 0 {
+		words += ", the others reserved or given only when asked for by address"
 	}
 	return words
 }
