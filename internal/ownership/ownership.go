@@ -155,6 +155,9 @@ func (m *Machine) NextWake() time.Duration {
 		if t, ok := p.deadline(); ok {
 			sooner(t)
 		}
+		if p.missed() {
+			sooner(p.pulled + pullGap)
+		}
 	}
 	if m.handAt > 0 {
 		sooner(m.handAt)
@@ -201,6 +204,7 @@ func (m *Machine) take(ev Event) {
 func (m *Machine) run() {
 	m.hellos()
 	m.silences()
+	m.pulls()
 	m.majorities()
 	m.listen()
 	for {

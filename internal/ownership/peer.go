@@ -237,6 +237,18 @@ func (m *Machine) matched(p *peer) {
 	}
 }
 
+// missed reports whether p has published what is not here.
+func (p *peer) missed() bool { return !p.silent && !p.known && p.boot != 0 }
+
+// pulls asks again for sets that did not come.
+func (m *Machine) pulls() {
+	for _, p := range m.sorted {
+		if p.missed() {
+			m.matched(p)
+		}
+	}
+}
+
 func (m *Machine) hello(p *peer) {
 	p.knocked = m.now
 	m.do(Send{p.name, Hello{m.cfg.Boot, m.pub.version, m.now}})

@@ -193,6 +193,12 @@ func (m *Machine) gatewayAlive(w *wire) bool {
 // askAround asks gateways and silent peers over the wire. It runs with every
 // round of hellos.
 func (m *Machine) askAround() {
+	for _, s := range m.sortedSegments() {
+		if s.on && s.wire.deaf && m.alive(s) {
+			s.wire.deaf = false
+			m.reconsider()
+		}
+	}
 	for _, w := range m.wires {
 		if !m.tenseNow(w) {
 			w.tense = 0

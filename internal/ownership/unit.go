@@ -364,7 +364,8 @@ func (m *Machine) announced(u *unit, p *peer) {
 	case owning, verifying:
 		if p.silent {
 			m.challenge(u, p)
-		} else if m.now-p.knocked >= pullGap {
+		}
+		if m.now-p.knocked >= pullGap {
 			m.hello(p)
 		}
 		m.repeat(u)
