@@ -40,17 +40,6 @@ type Link struct {
 	Gateways []netip.Addr
 }
 
-// LinkLocal returns an IPv6 link-local address of the link, the source that
-// neighbour discovery uses (RFC 4861 §7.2.2), and false when it has none.
-func (l Link) LinkLocal() (netip.Addr, bool) {
-	for _, a := range l.Addrs {
-		if a.Addr().Is6() && a.Addr().IsLinkLocalUnicast() {
-			return a.Addr(), true
-		}
-	}
-	return netip.Addr{}, false
-}
-
 // Equal reports whether l and o say the same.
 func (l Link) Equal(o Link) bool {
 	return slices.Equal(l.Addrs, o.Addrs) && slices.Equal(l.OnLink, o.OnLink) && slices.Equal(l.Gateways, o.Gateways) &&
