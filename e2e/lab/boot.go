@@ -8,34 +8,81 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/clarion-lb/clarion/e2e/internal/hostinit"
+	"github.com/clarion-lb/clarion/e2e/internal/plan"
 	"github.com/clarion-lb/clarion/e2e/internal/proc"
+	"github.com/clarion-lb/clarion/e2e/internal/wire"
 )
 
-// Boot starts the host's programs, and plugs its cables in. A host that has crashed comes back with the files it had,
-// without any process, mount or pod of before. What a crash does not clear, because the network namespace has a name:
-// links, routes and firewall rules of the host itself.
+// Boot switches a host on again that has crashed. It comes back with the files it had and with nothing else of before:
+// no process, mount, pod, link, route, rule, connection or neighbour.
 func (h *Host) Boot(ctx context.Context) error {
-	if err := h.StartInit(nil); err != nil {
-		return err
+	if init, err := h.Init(); err == nil {
+		return fmt.Errorf("boot %s: it runs already, with process %d", h.Name, init.PID)
 	}
-	return h.CableIn(ctx)
+	if err := wire.Remake(ctx, h.lab.Settings, h.Host); err != nil {
+		return fmt.Errorf("boot %s: %w", h.Name, err)
+	}
+	routes, err := os.ReadFile(h.file(routesFile))
+	if err != nil {
+		return fmt.Errorf("boot %s: %w", h.Name, err)
+	}
+	rules, err := os.ReadFile(h.file(rulesFile))
+	if err != nil {
+		return fmt.Errorf("boot %s: %w", h.Name, err)
+	}
+	if err := h.apply(ctx, string(routes), string(rules)); err != nil {
+		return fmt.Errorf("boot %s: %w", h.Name, err)
+	}
+	return h.StartInit()
 }
 
+const (
+	routesFile = "routes.ip"
+	rulesFile  = "rules.nft"
+)
+
+// Configure gives the host the routes («ip -batch») and rules («nft -f») that its administrator would have made
+// permanent: they are there again after a boot. Only the lab's own commands call it.
+func (h *Host) Configure(ctx context.Context, routes, rules string) error {
+	if err := os.MkdirAll(h.lab.HostDir(h.Name), 0o755); err != nil {
+		return fmt.Errorf("configure %s: %w", h.Name, err)
+	}
+	for name, text := range map[string]string{routesFile: routes, rulesFile: rules} {
+		if err := os.WriteFile(h.file(name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("configure %s: %w", h.Name, err)
+		}
+	}
+	return h.apply(ctx, routes, rules)
+}
+
+func (h *Host) apply(ctx context.Context, routes, rules string) error {
+	if err := wire.IP(ctx, h.Netns(), routes); err != nil {
+		return fmt.Errorf("routes of %s: %w", h.Name, err)
+	}
+	if err := wire.NFT(ctx, h.Netns(), rules); err != nil {
+		return fmt.Errorf("rules of %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+func (h *Host) file(name string) string { return filepath.Join(h.lab.HostDir(h.Name), name) }
+
 // Spec is the file that says what the host's init does.
-func (h *Host) Spec() string { return h.lab.HostDir(h.Name) + "/spec.json" }
+func (h *Host) Spec() string { return h.file("spec.json") }
 
 // initPatience is how long an init may take to set up its host.
 const initPatience = 10 * time.Second
 
 // StartInit starts the host's init in its network namespace and in namespaces of its own for processes, mounts and the
-// host name. The init outlives this process. It inherits the listeners. Only the lab's own commands call it.
-func (h *Host) StartInit(listeners []*net.TCPListener) error {
+// host name. The init outlives this process. Only the lab's own commands call it.
+func (h *Host) StartInit() error {
 	if init, err := h.Init(); err == nil {
 		return fmt.Errorf("start host %s: it runs already, with process %d", h.Name, init.PID)
 	}
@@ -52,7 +99,14 @@ func (h *Host) StartInit(listeners []*net.TCPListener) error {
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS,
 	}
-	for _, l := range listeners {
+	var relays []*net.TCPListener
+	if h.Role == plan.ControlPlane {
+		if relays, err = h.lab.openRelays(); err != nil {
+			return fmt.Errorf("start host %s: %w", h.Name, err)
+		}
+		defer closeAll(relays)
+	}
+	for _, l := range relays {
 		f, err := l.File()
 		if err != nil {
 			return fmt.Errorf("start host %s: pass on a listener: %w", h.Name, err)

@@ -6,9 +6,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clarion-lb/clarion/e2e/internal/step"
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
@@ -72,6 +75,7 @@ func TestTheLabComesUpWorksAndLeavesNothing(t *testing.T) {
 			}
 			testPods(t, l)
 			testCrashAndBoot(t, l)
+			testControlPlaneOutage(t, l)
 			t.Log(p.run(t, "status"))
 
 			p.run(t, "down")
@@ -80,12 +84,8 @@ func TestTheLabComesUpWorksAndLeavesNothing(t *testing.T) {
 	}
 }
 
-// testPods shows that pods on all nodes reach each other over both families, and that the host of each is reached.
-func testPods(t *testing.T, l *lab.Lab) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	if err := l.Apply(ctx, fmt.Sprintf(`
+// echo is a DaemonSet whose pods answer HTTP on port 8080.
+var echo = fmt.Sprintf(`
 apiVersion: apps/v1
 kind: DaemonSet
 metadata: {name: echo, namespace: default}
@@ -95,52 +95,71 @@ spec:
     metadata: {labels: {app: echo}}
     spec:
       containers: [{name: echo, image: %q, args: [netexec]}]
-`, lab.AgnhostImage)); err != nil {
+`, lab.AgnhostImage)
+
+type pod struct {
+	Metadata struct{ Name string }
+	Spec     struct{ NodeName string }
+	Status   struct {
+		PodIPs            []struct{ IP netip.Addr }
+		ContainerStatuses []struct{ RestartCount int }
+	}
+}
+
+func echoPods(ctx context.Context, l *lab.Lab) ([]pod, error) {
+	var list struct{ Items []pod }
+	err := l.KubectlJSON(ctx, &list, "pods", "-l", "app=echo")
+	return list.Items, err
+}
+
+// testPods shows that pods on all nodes reach each other over both families, and that every node reaches every pod.
+func testPods(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := l.Apply(ctx, echo); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Kubectl(ctx, "rollout", "status", "daemonset/echo", "--timeout=90s"); err != nil {
 		t.Fatal(err)
 	}
-	var pods struct {
-		Items []struct {
-			Metadata struct{ Name string }
-			Spec     struct{ NodeName string }
-			Status   struct{ PodIPs []struct{ IP string } }
+	pods, err := echoPods(ctx, l)
+	if err != nil || len(pods) != l.Settings.Nodes {
+		t.Fatalf("%d pods on %d nodes (%v)", len(pods), l.Settings.Nodes, err)
+	}
+	for _, to := range pods {
+		if len(to.Status.PodIPs) != 2 {
+			t.Fatalf("the pod on %s has addresses %v, not one per family", to.Spec.NodeName, to.Status.PodIPs)
 		}
-	}
-	if err := l.KubectlJSON(ctx, &pods, "pods", "-l", "app=echo"); err != nil {
-		t.Fatal(err)
-	}
-	if len(pods.Items) != l.Settings.Nodes {
-		t.Fatalf("%d pods on %d nodes", len(pods.Items), l.Settings.Nodes)
-	}
-	for _, from := range pods.Items {
-		for _, to := range pods.Items {
-			for _, address := range to.Status.PodIPs {
-				target := "[" + address.IP + "]:8080"
-				if !strings.Contains(address.IP, ":") {
-					target = address.IP + ":8080"
-				}
+		for _, address := range to.Status.PodIPs {
+			target := netip.AddrPortFrom(address.IP, 8080).String()
+			for _, from := range pods {
 				if _, err := l.Kubectl(ctx, "exec", from.Metadata.Name, "--", "/agnhost", "connect", "--timeout=3s", target); err != nil {
 					t.Errorf("pod on %s to pod on %s: %v", from.Spec.NodeName, to.Spec.NodeName, err)
 				}
-				for _, n := range l.Nodes() {
-					response, err := n.HTTP(3 * time.Second).Get("http://" + target + "/hostname")
-					if err != nil {
-						t.Errorf("%s to pod on %s: %v", n.Name, to.Spec.NodeName, err)
-						continue
-					}
-					response.Body.Close()
-					if response.StatusCode != http.StatusOK {
-						t.Errorf("%s to pod on %s: %s", n.Name, to.Spec.NodeName, response.Status)
-					}
+			}
+			for _, n := range l.Nodes() {
+				if err := get(n, target); err != nil {
+					t.Errorf("%s to pod on %s: %v", n.Name, to.Spec.NodeName, err)
 				}
 			}
 		}
 	}
 }
 
-// testCrashAndBoot shows that a node without power is gone and comes back as itself.
+func get(from *lab.Host, target string) error {
+	response, err := from.HTTP(3 * time.Second).Get("http://" + target + "/hostname")
+	if err != nil {
+		return err
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return errors.New(response.Status)
+	}
+	return nil
+}
+
+// testCrashAndBoot shows that a node without power is gone and comes back as itself, with its pods.
 func testCrashAndBoot(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -155,11 +174,66 @@ func testCrashAndBoot(t *testing.T, l *lab.Lab) {
 	if err := n.Boot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Client().Output(ctx, "ping", "-c1", "-W3", n.V4().String()); err != nil {
-		t.Errorf("a booted node does not answer ping: %v", err)
+	err := step.Until(ctx, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
+		pods, err := echoPods(ctx, l)
+		if err != nil {
+			return false, "", err
+		}
+		for _, p := range pods {
+			if p.Spec.NodeName != n.Name {
+				continue
+			}
+			if len(p.Status.ContainerStatuses) != 1 || p.Status.ContainerStatuses[0].RestartCount == 0 {
+				return false, "its pod has not been started again", nil
+			}
+			for _, address := range p.Status.PodIPs {
+				if err := get(l.Nodes()[1], netip.AddrPortFrom(address.IP, 8080).String()); err != nil {
+					return false, err.Error(), nil
+				}
+			}
+			return true, "", nil
+		}
+		return false, "it has no pod", nil
+	})
+	if err != nil {
+		t.Errorf("after the boot of %s: %v", n.Name, err)
 	}
-	if _, err := l.Kubectl(ctx, "rollout", "status", "daemonset/echo", "--timeout=120s"); err != nil {
+}
+
+// testControlPlaneOutage shows that the control plane comes back with what it knew, and that pods do not need it.
+func testControlPlaneOutage(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	pods, err := echoPods(ctx, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp, err := l.Host("cp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cp.Crash(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Kubectl(ctx, "get", "nodes", "--request-timeout=2s"); err == nil {
+		t.Error("a crashed control plane answers")
+	}
+	if err := get(l.Nodes()[1], netip.AddrPortFrom(pods[0].Status.PodIPs[0].IP, 8080).String()); err != nil {
 		t.Error(err)
+	}
+	if err := cp.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	err = step.Until(ctx, time.Minute, func(ctx context.Context) (bool, string, error) {
+		after, err := echoPods(ctx, l)
+		if err != nil {
+			return false, err.Error(), nil
+		}
+		return len(after) == len(pods), fmt.Sprintf("%d pods", len(after)), nil
+	})
+	if err != nil {
+		t.Errorf("after the boot of the control plane: %v", err)
 	}
 }
 

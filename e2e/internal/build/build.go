@@ -155,7 +155,9 @@ func follow(out io.Reader, name string, s *step.Step) (last []string) {
 		line := lines.Text()
 		last = append(last, line)
 		last = last[max(0, len(last)-kept):]
-		if !strings.Contains(line, " ") {
+		if strings.HasPrefix(line, "go: ") {
+			s.Now("compiling %s: %s", name, line) // such as downloading a module
+		} else if !strings.Contains(line, " ") {
 			count++
 			s.Now("compiling %s: package %d, %s", name, count, line)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,18 +12,13 @@ import (
 	"time"
 
 	"github.com/clarion-lb/clarion/e2e/internal/hostinit"
-	"github.com/clarion-lb/clarion/e2e/internal/netns"
 	"github.com/clarion-lb/clarion/e2e/internal/pki"
 	"github.com/clarion-lb/clarion/e2e/internal/plan"
 	"github.com/clarion-lb/clarion/e2e/internal/step"
+	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
-const (
-	apiPort = 6443
-	// relayPort is where the API server is found on 127.0.0.1 of the machine and of every host, so that one kubeconfig
-	// works everywhere and the machine needs no address or route of the lab's.
-	relayPort = 16443
-)
+const apiPort = 6443
 
 func (c *Cluster) controlPlane() plan.Host { return c.Settings.HostsWith(plan.ControlPlane)[0] }
 
@@ -91,7 +85,7 @@ func (c *Cluster) makeKubeconfigs(ca *pki.Authority) error {
 		path, server, name string
 		groups             []string
 	}
-	relay := fmt.Sprintf("https://127.0.0.1:%d", relayPort)
+	relay := fmt.Sprintf("https://127.0.0.1:%d", lab.RelayPort)
 	users := []user{
 		{c.Kubeconfig(), relay, "lab-admin", []string{"system:masters"}},
 		{c.PKI("controller-manager.conf"), c.apiServer(), "system:kube-controller-manager", nil},
@@ -124,20 +118,11 @@ func (c *Cluster) startControlPlane() error {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return fmt.Errorf("make the directory of %s: %w", h.Name, err)
 	}
-	listeners, err := c.relayListeners()
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, l := range listeners {
-			l.Close()
-		}
-	}()
 	spec := hostinit.Spec{
 		Host: h.Name, Netns: h.Netns(), Cgroup: c.cgroup(h.Name),
 		Private: privateDirs, Upper: filepath.Join(data, "private"),
 		Relay:     netip.AddrPortFrom(h.V4(), apiPort).String(),
-		Listeners: len(listeners),
+		Listeners: c.RelayCount(),
 		Programs: []hostinit.Program{
 			c.program("etcd", c.etcdFlags(data)),
 			c.program("kube-apiserver", c.apiServerFlags(h.Host)),
@@ -148,36 +133,11 @@ func (c *Cluster) startControlPlane() error {
 	if err := spec.Write(h.Spec()); err != nil {
 		return err
 	}
-	return h.StartInit(listeners)
+	return h.StartInit()
 }
 
 func (c *Cluster) program(name string, flags []string) hostinit.Program {
 	return hostinit.Program{Name: name, Args: append([]string{c.Bin(name)}, flags...), Log: c.Log(name)}
-}
-
-// relayListeners opens the relay's port on the machine and on every host. A socket stays in the network namespace in
-// which it was made, whoever serves it.
-func (c *Cluster) relayListeners() ([]*net.TCPListener, error) {
-	address := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: relayPort}
-	onMachine, err := net.ListenTCP("tcp4", address)
-	if err != nil {
-		return nil, fmt.Errorf("open the port of the API server on this machine: %w", err)
-	}
-	listeners := []*net.TCPListener{onMachine}
-	for _, h := range c.Settings.Hosts() {
-		err := netns.Do(h.Netns(), func() error {
-			l, err := net.ListenTCP("tcp4", address)
-			if err != nil {
-				return err
-			}
-			listeners = append(listeners, l)
-			return nil
-		})
-		if err != nil {
-			return listeners, fmt.Errorf("open the port of the API server on %s: %w", h.Name, err)
-		}
-	}
-	return listeners, nil
 }
 
 func (c *Cluster) etcdFlags(data string) []string {

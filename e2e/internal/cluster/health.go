@@ -30,6 +30,13 @@ func (c *Cluster) unhealthy(ctx context.Context) error {
 			return fmt.Errorf("host %s is dead", name)
 		}
 	}
+	for _, h := range c.Settings.Hosts() {
+		for _, l := range h.Links {
+			if state := c.cableState(ctx, l); state != "in" {
+				return fmt.Errorf("the cable at %s is %s", l.Port, state)
+			}
+		}
+	}
 	if _, err := os.Stat(c.Bin("kubectl")); err != nil {
 		return fmt.Errorf("its programs are gone: %w", err)
 	}

@@ -108,7 +108,7 @@ func (c *Cluster) startNode(n *lab.Host) error {
 	if err := spec.Write(n.Spec()); err != nil {
 		return err
 	}
-	return n.StartInit(nil)
+	return n.StartInit()
 }
 
 // installCNI puts the reference plugins where the runtime looks for them. Every cluster has loopback; the others belong

@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
-	"github.com/clarion-lb/clarion/e2e/internal/netns"
-	"github.com/clarion-lb/clarion/e2e/internal/proc"
+	"github.com/clarion-lb/clarion/e2e/internal/plan"
 	"github.com/clarion-lb/clarion/e2e/internal/step"
 )
 
@@ -22,8 +19,8 @@ func (c *Cluster) setUpPodNetwork(ctx context.Context, _ *step.Step) error {
 		return err
 	}
 	for _, h := range c.Settings.Hosts() {
-		if err := ip(ctx, h.Netns(), c.Settings.PodRoutes(h, cidrs)); err != nil {
-			return fmt.Errorf("routes of %s to pods: %w", h.Name, err)
+		if err := c.configure(ctx, h, cidrs); err != nil {
+			return err
 		}
 	}
 	if !c.Settings.Profile.HasUpstreamNetwork() {
@@ -36,9 +33,6 @@ func (c *Cluster) setUpPodNetwork(ctx context.Context, _ *step.Step) error {
 		return err
 	}
 	for _, n := range c.Nodes() {
-		if err := nft(ctx, n.Netns(), c.Settings.Masquerade()); err != nil {
-			return fmt.Errorf("masquerading on %s: %w", n.Name, err)
-		}
 		path := filepath.Join(c.HostDir(n.Name), "cni-conf", "net.d", "10-lab.conflist")
 		if err := os.WriteFile(path+".part", []byte(conflist(cidrs[n.Name])), 0o644); err != nil {
 			return fmt.Errorf("write the CNI configuration of %s: %w", n.Name, err)
@@ -89,11 +83,17 @@ func conflist(cidrs []netip.Prefix) string {
 	})
 }
 
-func nft(ctx context.Context, ns, rules string) error {
-	cmd := exec.CommandContext(ctx, "nsenter", "--net="+netns.Path(ns), "--", "nft", "-f", "-")
-	cmd.Stdin = strings.NewReader(rules)
-	_, err := proc.Output(cmd)
-	return err
+// configure gives a host its routes and rules, and keeps them for its next boot.
+func (c *Cluster) configure(ctx context.Context, h plan.Host, cidrs map[string][]netip.Prefix) error {
+	host, err := c.Host(h.Name)
+	if err != nil {
+		return err
+	}
+	routes, rules := c.Settings.PodRoutes(h, cidrs), ""
+	if h.Role == plan.Node && c.Settings.Profile.HasUpstreamNetwork() {
+		rules = c.Settings.Masquerade()
+	}
+	return host.Configure(ctx, routes, rules)
 }
 
 // applyProxyRole lets kube-proxy, which runs as a program of its node, read what it needs. kubeadm does the same.

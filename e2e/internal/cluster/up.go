@@ -11,6 +11,7 @@ import (
 	"github.com/clarion-lb/clarion/e2e/internal/netns"
 	"github.com/clarion-lb/clarion/e2e/internal/plan"
 	"github.com/clarion-lb/clarion/e2e/internal/step"
+	"github.com/clarion-lb/clarion/e2e/internal/wire"
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
@@ -144,7 +145,7 @@ func (c *Cluster) makeNetwork(ctx context.Context, _ *step.Step) error {
 	if err := c.linkPrograms(); err != nil {
 		return err
 	}
-	return c.cable(ctx)
+	return wire.MakeAll(ctx, c.Settings)
 }
 
 // linkPrograms puts every program into the lab's bin directory under its own name, so that it shows there and in ps.

@@ -45,6 +45,9 @@ func parseHierarchies(mountinfo string) []hierarchy {
 		if !ok || len(left) <= point || len(right) < 3 {
 			continue
 		}
+		if left[point] == cgroupRoot {
+			found = nil // it hides what was mounted there before, which is listed all the same
+		}
 		if left[point] != cgroupRoot && !strings.HasPrefix(left[point], cgroupRoot+"/") {
 			continue
 		}

@@ -23,6 +23,11 @@ func TestHierarchiesOfEveryKindOfMachine(t *testing.T) {
 				{Point: "/sys/fs/cgroup/systemd", Version: 1, Options: "name=systemd"},
 				{Point: "/sys/fs/cgroup/unified", Version: 2},
 			}},
+		{"a container's mounts over those of its machine", disk +
+			"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n" +
+			"32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n" +
+			"60 23 0:50 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+			[]hierarchy{{Point: "/sys/fs/cgroup", Version: 2}}},
 		{"none, and a mount elsewhere", disk + "50 27 0:40 / /mnt/cgroup rw - cgroup2 cgroup2 rw\n", nil},
 	} {
 		if got := parseHierarchies(tc.mountinfo); !slices.Equal(got, tc.want) {

@@ -58,7 +58,8 @@ func releaseNetns() error {
 		return err
 	}
 	for _, p := range points {
-		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil {
+		// A mount that is hidden under another one is listed, but is no mount point any more.
+		if err := unix.Unmount(p, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("release %s: %w", p, err)
 		}
 	}
