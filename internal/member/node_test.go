@@ -72,13 +72,13 @@ func runNode(ctx context.Context, args []string) error {
 	start := time.Now()
 	machine := ownership.New(ownership.Config{Self: *name, Boot: uint64(start.UnixNano()), Seed: uint64(start.UnixNano())})
 	at := map[string]netip.AddrPort{}
-	nodes := ownership.Nodes{Peers: map[string]ownership.Peer{}, Synced: true}
+	nodes := ownership.Nodes{}
 	seg := netip.MustParsePrefix(segment)
 	names := []string{*name}
 	for i, arg := range fs.Args() {
 		n, a, _ := strings.Cut(arg, "=")
 		at[n] = netip.AddrPortFrom(netip.MustParseAddr(a), 0)
-		nodes.Peers[n] = ownership.Peer{Addr: at[n].Addr(), Links: map[netip.Prefix][]cluster.MAC{seg: {{2, 0, 0, 0, 0, byte(i + 1)}}}}
+		nodes[n] = ownership.Peer{Addr: at[n].Addr(), Links: map[netip.Prefix][]cluster.MAC{seg: {{2, 0, 0, 0, 0, byte(i + 1)}}}}
 		names = append(names, n)
 	}
 	m.SetNodes(at)

@@ -18,11 +18,16 @@ type Send struct {
 }
 
 // Answer starts or stops answering for a unit. A stop takes effect before the
-// next frame is answered.
+// next frame is answered, and ends listening too.
 type Answer struct {
 	Unit Unit
 	On   bool
 }
+
+// Listen makes frames about a unit arrive without answering them: an IPv6
+// probe is heard only by who has joined the group of its target (RFC 4862
+// section 5.4.2).
+type Listen struct{ Unit Unit }
 
 // Announce tells the segment once that this node has the VIP: ARP request and
 // reply, or unsolicited NA.
@@ -93,6 +98,7 @@ const (
 
 func (Send) action()     {}
 func (Answer) action()   {}
+func (Listen) action()   {}
 func (Announce) action() {}
 func (Probe) action()    {}
 func (Ask) action()      {}

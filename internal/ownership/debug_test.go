@@ -13,7 +13,7 @@ func TestDebug(t *testing.T) {
 		t.Skip()
 	}
 	for i := range 400 {
-		s := setup{seed: uint64(i+1), nodes: []int{2, 3, 5, 7}[i%4], vips: 6, loss: 0.01, gateway: true, faults: []string{f}, count: 4}
+		s := setup{seed: uint64(i + 1), nodes: []int{2, 3, 5, 7}[i%4], vips: 6, loss: 0.01, gateway: true, faults: []string{f}, count: 4}
 		w := newWorld(t, s)
 		w.tracing = true
 		play(w)

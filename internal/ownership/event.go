@@ -28,10 +28,7 @@ type Link struct {
 // Nodes are the other nodes of the cluster as the API server or the stored
 // view has them. Each event replaces the one before; a node that is missing
 // does not exist any more.
-type Nodes struct {
-	Peers  map[string]Peer
-	Synced bool // the list is complete, so a MAC that nobody has is foreign
-}
+type Nodes map[string]Peer
 
 // A Peer is another node.
 type Peer struct {
@@ -61,7 +58,10 @@ type Standing uint8
 const (
 	Able      Standing = iota // may take and keep it
 	Reluctant                 // hands it over as soon as another node can take it, keeps it until then
-	Unable                    // hands it over if another node can take it, lets go of it after 5 s in any case
+	// Unable hands it over if another node can take it, and lets go of it after
+	// 5 s in any case; but not while there is no candidate at all, because then
+	// the API server's view is more likely to be wrong than every node unfit.
+	Unable
 )
 
 // Received is a message from a peer.
@@ -75,6 +75,9 @@ type Frame struct {
 	Unit Unit
 	MAC  cluster.MAC // its sender
 	Kind FrameKind
+	// Stranger says that the MAC certainly belongs to no node of the cluster. A
+	// MAC that no peer is known to have may otherwise be that of a new one.
+	Stranger bool
 }
 
 // A FrameKind is what a frame means.

@@ -140,7 +140,7 @@ func (m *Machine) noHeir(u *unit) {
 	if u.hand.rest == 0 {
 		m.do(Report{What: NoHeir, Unit: u.Unit})
 	}
-	if u.want.Standing == Unable && m.now-u.hand.since >= leaveLimit {
+	if u.want.Standing == Unable && len(u.order) > 0 && m.now-u.hand.since >= leaveLimit {
 		m.stop(u, nil)
 		m.settle(u)
 		return

@@ -67,13 +67,13 @@ type Machine struct {
 	byMAC  map[cluster.MAC]*peer
 	self   map[cluster.MAC]bool
 	told   bool // the list of nodes has been given at least once
-	synced bool // it is complete, so that an unknown MAC is foreign
 	large  bool // too many peers to watch all of them
 
 	units  map[Unit]*unit
 	mine   map[Unit]*unit // owned or being verified: the published set
 	loose  map[Unit]*unit // wanted, and nobody is known to own them
 	timers timers
+	shown  map[Unit]struct{} // see Changed
 
 	listened bool // start-up is over; units may be taken
 	draining bool // hands its units over and takes none
@@ -110,6 +110,7 @@ func New(cfg Config) *Machine {
 		units: map[Unit]*unit{},
 		mine:  map[Unit]*unit{},
 		loose: map[Unit]*unit{},
+		shown: map[Unit]struct{}{},
 	}
 	m.ann.bucket = bucket{rate: announceRate, burst: announceBurst, tokens: announceBurst}
 	m.probes = bucket{rate: probeRate, burst: probeBurst, tokens: probeBurst}
@@ -206,7 +207,7 @@ func (m *Machine) run() {
 	m.silences()
 	m.pulls()
 	m.majorities()
-	m.listen()
+	m.startUp()
 	for {
 		u, ok := m.timers.pop(m.now)
 		if !ok {
@@ -236,11 +237,11 @@ func sortedUnits(set map[Unit]*unit) []*unit {
 	return us
 }
 
-// listen ends the start-up: a node owns nothing until it has every peer's set
+// startUp ends the start-up: a node owns nothing until it has every peer's set
 // or knows that the peer is silent, and until it has listened for a while if
 // it has no peers at all. A restarted node would otherwise take VIPs whose
 // owners it has not heard of yet.
-func (m *Machine) listen() {
+func (m *Machine) startUp() {
 	if m.listened || !m.told && m.now-m.born < startAlone {
 		return
 	}

@@ -76,14 +76,14 @@ func (p *peer) major(segment netip.Prefix) bool {
 
 // nodes takes the list of nodes.
 func (m *Machine) nodes(ev Nodes) {
-	m.told, m.synced = true, ev.Synced
+	m.told = true
 	m.recount, m.rerank = true, true
 	for _, p := range slices.Clone(m.sorted) {
-		if _, ok := ev.Peers[p.name]; !ok {
+		if _, ok := ev[p.name]; !ok {
 			m.forget(p)
 		}
 	}
-	for name, given := range ev.Peers {
+	for name, given := range ev {
 		if name == m.cfg.Self {
 			continue
 		}

@@ -48,6 +48,7 @@ type unit struct {
 	rival     *peer // answers as well and does not talk to us
 	contested time.Duration
 	defended  time.Duration
+	listens   bool
 	takeBack  time.Duration // until then this node goes first, because only its link was away
 	foreign   cluster.MAC   // no node of the cluster and uses the address
 	foreignAt time.Duration
@@ -108,9 +109,11 @@ func (m *Machine) remove(u *unit) {
 	}
 	m.leaveWitness(u)
 	m.timers.set(u, 0)
+	m.deafen(u)
 	u.state, u.want = idle, nil
 	m.noLeaver(u)
 	delete(m.loose, u.Unit)
+	m.show(u)
 	delete(m.units, u.Unit)
 	delete(u.seg.units, u.Unit)
 }
@@ -190,6 +193,7 @@ func (m *Machine) settle(u *unit) {
 	if m.loose[u.Unit] == nil {
 		m.loose[u.Unit] = u
 		m.rerank = true
+		m.show(u)
 		u.orphaned = m.now
 		if u.prev != nil && u.prev.silent {
 			u.orphaned = u.prev.heard
@@ -213,6 +217,9 @@ func (m *Machine) rest(u *unit, owner *peer) {
 	if u.state != idle {
 		m.withdraw(u)
 	}
+	if m.loose[u.Unit] != nil || u.prev != owner {
+		m.show(u)
+	}
 	delete(m.loose, u.Unit)
 	u.prev, u.takeBack, u.from = owner, 0, nil
 }
@@ -222,6 +229,23 @@ func (m *Machine) withdraw(u *unit) {
 	m.leaveWitness(u)
 	m.timers.set(u, 0)
 	u.state, u.yielded = idle, false
+	m.deafen(u)
+}
+
+// listen makes sure that others' probes for u are heard.
+func (m *Machine) listen(u *unit) {
+	if !u.listens {
+		u.listens = true
+		m.do(Listen{u.Unit})
+	}
+}
+
+// deafen ends listening and answering.
+func (m *Machine) deafen(u *unit) {
+	if u.listens {
+		u.listens = false
+		m.do(Answer{u.Unit, false})
+	}
 }
 
 // wait makes u wait for a reason that is not its rank.
@@ -254,7 +278,9 @@ func (m *Machine) own(u *unit, epoch uint32, cause Cause) {
 	}
 	u.state, u.epoch, u.high = owning, epoch, max(u.high, epoch)
 	u.takeBack, u.yielded, u.rival, u.foreign, u.took = 0, false, nil, cluster.MAC{}, m.now
+	u.listens = true
 	m.changed(u.Unit)
+	m.show(u)
 	m.do(Answer{u.Unit, true})
 	m.ann.start(u, m.now)
 	r := Report{What: Took, Unit: u.Unit, Cause: cause, After: m.now - u.orphaned}
@@ -286,7 +312,8 @@ func (m *Machine) stop(u *unit, to *peer) {
 	u.state, u.rival, u.giver, u.prev = idle, nil, nil, to
 	u.yielded = false
 	m.changed(u.Unit)
-	m.do(Answer{u.Unit, false})
+	m.show(u)
+	m.deafen(u)
 	r := Report{What: Released, Unit: u.Unit}
 	if to != nil {
 		r.Peer = to.name
@@ -345,7 +372,7 @@ func (m *Machine) frame(f Frame) {
 	p := m.byMAC[f.MAC]
 	switch {
 	case f.Kind == Answering:
-		m.answered(u, p, f.MAC)
+		m.answered(u, p, f)
 	case p == nil:
 		m.foreigner(u, f)
 	case f.Kind == Announcing:
@@ -425,13 +452,14 @@ func (m *Machine) contest(u *unit) {
 // u or asks for it because it wants to use it. It is told, and at most every
 // ten seconds contradicted (RFC 5227 section 2.4 b).
 func (m *Machine) foreigner(u *unit, f Frame) {
-	if !m.synced {
+	if !f.Stranger {
 		return
 	}
 	if u.foreign == f.MAC && m.now-u.foreignAt < foreignHold {
 		return
 	}
 	u.foreign, u.foreignAt = f.MAC, m.now
+	m.show(u)
 	m.do(Report{What: Conflict, Unit: u.Unit, MAC: f.MAC})
 	switch u.state {
 	case owning:

@@ -1,6 +1,8 @@
 package ownership
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
@@ -16,20 +18,30 @@ type View struct {
 	Foreign cluster.MAC // a machine outside the cluster that uses the address; zero if there is none
 }
 
-// Views returns what this node knows of all units, in their order.
-func (m *Machine) Views() []View {
-	vs := make([]View, 0, len(m.units))
-	for _, u := range sortedUnits(m.units) {
-		v := View{Unit: u.Unit, State: u.state.String(), Foreign: u.foreign}
-		if u.state == owning || u.state == verifying {
-			v.Owner, v.Epoch, v.Since = m.cfg.Self, u.epoch, u.took
-		} else if p := m.best(u); p != nil {
-			v.Owner = p.name
-		}
-		vs = append(vs, v)
+// View returns what this node knows of a unit, and false if it is not wanted.
+func (m *Machine) View(unit Unit) (View, bool) {
+	u := m.units[unit]
+	if u == nil {
+		return View{}, false
 	}
-	return vs
+	v := View{Unit: u.Unit, State: u.state.String(), Foreign: u.foreign}
+	if u.state == owning || u.state == verifying {
+		v.Owner, v.Epoch, v.Since = m.cfg.Self, u.epoch, u.took
+	} else if p := m.best(u); p != nil {
+		v.Owner = p.name
+	}
+	return v, true
 }
+
+// Changed returns the units whose View may have changed since the last call,
+// in their order; units that are gone among them.
+func (m *Machine) Changed() []Unit {
+	us := slices.SortedFunc(maps.Keys(m.shown), compareUnits)
+	clear(m.shown)
+	return us
+}
+
+func (m *Machine) show(u *unit) { m.shown[u.Unit] = struct{}{} }
 
 // A PeerView is what this node knows of another one, for people.
 type PeerView struct {

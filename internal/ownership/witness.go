@@ -98,6 +98,7 @@ func (m *Machine) ripen() {
 		}
 		w.units = append(w.units, u)
 		u.state, u.yielded = probing, false
+		m.listen(u)
 	}
 	m.ripe = m.ripe[:0]
 	for _, w := range order {
@@ -114,8 +115,10 @@ func (m *Machine) verify(s *segment, us []*unit) {
 	}
 	for _, u := range us {
 		u.state = verifying
+		m.show(u)
 		m.ann.cancel(u)
 		m.do(Answer{u.Unit, false})
+		m.do(Listen{u.Unit})
 	}
 	w := &witness{seg: s, units: us, verify: true, rounds: 3, gap: verifyGap, tail: verifyTail}
 	w.start(m)
@@ -223,6 +226,7 @@ func (m *Machine) conclude(w *witness) time.Duration {
 			continue
 		}
 		u.state = owning
+		m.show(u)
 		m.do(Answer{u.Unit, true})
 		m.ann.start(u, m.now)
 		m.do(Report{What: Took, Unit: u.Unit, Cause: Verified, After: m.now - w.began})
@@ -243,7 +247,7 @@ func (m *Machine) cause(u *unit) Cause {
 }
 
 // answered is called when a machine answers a question about u.
-func (m *Machine) answered(u *unit, p *peer, mac cluster.MAC) {
+func (m *Machine) answered(u *unit, p *peer, f Frame) {
 	w := u.w
 	switch {
 	case w == nil:
@@ -255,7 +259,7 @@ func (m *Machine) answered(u *unit, p *peer, mac cluster.MAC) {
 			}
 		}
 	case p == nil:
-		m.answeredByStranger(u, mac)
+		m.answeredByStranger(u, f)
 	case w.verify:
 		m.stop(u, p)
 		m.settle(u)
@@ -291,15 +295,16 @@ func (m *Machine) hold(p *peer) time.Duration {
 	return p.held
 }
 
-func (m *Machine) answeredByStranger(u *unit, mac cluster.MAC) {
+func (m *Machine) answeredByStranger(u *unit, f Frame) {
 	switch {
-	case !m.synced:
+	case !f.Stranger:
 		if u.state == probing {
 			m.wait(u, holdLast) // it may be a node that is not known yet
 		}
-	case u.foreign != mac || m.now-u.foreignAt >= foreignHold:
-		u.foreign, u.foreignAt = mac, m.now
-		m.do(Report{What: Conflict, Unit: u.Unit, MAC: mac})
+	case u.foreign != f.MAC || m.now-u.foreignAt >= foreignHold:
+		u.foreign, u.foreignAt = f.MAC, m.now
+		m.show(u)
+		m.do(Report{What: Conflict, Unit: u.Unit, MAC: f.MAC})
 		fallthrough
 	default:
 		if u.state == probing {

@@ -256,7 +256,7 @@ func (h *host) linksEvent() Links {
 }
 
 func (h *host) nodesEvent() Nodes {
-	ns := Nodes{Peers: map[string]Peer{}, Synced: true}
+	ns := Nodes{}
 	for _, o := range h.w.nodes {
 		if o == h {
 			continue
@@ -265,7 +265,7 @@ func (h *host) nodesEvent() Nodes {
 		if o.second {
 			p.Links[net4b] = o.macs[1:]
 		}
-		ns.Peers[o.name] = p
+		ns[o.name] = p
 	}
 	return ns
 }
@@ -326,16 +326,20 @@ func (h *host) perform(a Action) {
 	case Answer:
 		h.answers[a.Unit] = a.On
 		w.judge.unit(a.Unit)
+	case Listen:
+		if h.answers[a.Unit] {
+			w.t.Errorf("%s listens for %v that it answers for", h.name, a.Unit)
+		}
 	case Announce:
 		w.judge.announced++
 		w.trace("%s announces %s", h.name, a.Unit.VIP)
-		h.broadcast(a.Unit, func(o *host) { o.frame(Frame{a.Unit, h.mac(a.Unit), Announcing}) }, func() { w.learn(a.Unit, h) })
+		h.broadcast(a.Unit, func(o *host) { o.frame(Frame{Unit: a.Unit, MAC: h.mac(a.Unit), Kind: Announcing}) }, func() { w.learn(a.Unit, h) })
 	case Probe:
 		w.judge.probed++
 		ask := func(o *host) {
-			o.frame(Frame{a.Unit, h.mac(a.Unit), Probing})
+			o.frame(Frame{Unit: a.Unit, MAC: h.mac(a.Unit), Kind: Probing})
 			if o.answering(a.Unit) {
-				o.toHost(w.link(a.Unit), h, func() { h.frame(Frame{a.Unit, o.mac(a.Unit), Answering}) })
+				o.toHost(w.link(a.Unit), h, func() { h.frame(Frame{Unit: a.Unit, MAC: o.mac(a.Unit), Kind: Answering}) })
 			}
 		}
 		if a.To != (cluster.MAC{}) {
