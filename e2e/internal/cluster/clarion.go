@@ -102,6 +102,7 @@ func (c *Cluster) refreshClarion(ctx context.Context) error {
 		return err
 	}
 	if have, err := os.ReadFile(c.clarionNote()); err == nil && string(have) == want {
+		c.steps.Say("Clarion in it is what the sources make")
 		return nil
 	}
 	return c.replaceClarion(ctx)
