@@ -208,7 +208,9 @@ func TestALinkThatBouncesIsServedAgain(t *testing.T) {
 // member of the group of an address.
 func (s *scene) joined(port string, a netip.Addr) {
 	s.t.Helper()
-	s.lan.IP("link set br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 10 mcast_startup_query_interval 100")
+	// The querier asks each second, as its first questions may come before it
+	// has an address to ask from.
+	s.lan.IP("link set br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 10 mcast_startup_query_interval 100 mcast_query_interval 100")
 	nstest.Wait(s.t, limit, fmt.Sprintf("%s is a member of %v", port, solicitedNode(a)), func() bool {
 		return strings.Contains(s.lan.Run("bridge", "mdb", "show", "dev", "br0"), fmt.Sprintf("port %s grp %v ", port, solicitedNode(a)))
 	})
