@@ -69,12 +69,29 @@ func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Ser
 		p.ledger.Seen(svc.UID) // what may be written there is not intended any more
 	} else {
 		if err := p.ledger.Commit(ctx, Intent{Key: keyOf(svc), UID: svc.UID, Addrs: addressesOf(held)}); err != nil {
+			if errors.Is(err, ErrDeposed) || p.writes.ctx.Err() != nil {
+				return nil, cloudprovider.ImplementedElsewhere // the next leader goes on with it
+			}
 			return nil, err
 		}
 		p.settle(svc)
 	}
 	p.writes.decide(&decision{base: svc, verdict: v})
 	return &v1.LoadBalancerStatus{Ingress: ingress(held)}, nil
+}
+
+// idle reports whether EnsureLoadBalancer would write nothing.
+func (p *Provider) idle(svc *v1.Service) bool {
+	held, v := p.decide(svc)
+	return shown(held, vips(svc)) && v.said(svc) && (len(held) == 0 || servicehelper.HasLBFinalizer(svc))
+}
+
+// begin asks the allocator for every Service that exists, the oldest first:
+// the service controller comes to them in no order.
+func (p *Provider) begin() {
+	for _, svc := range p.ours.byAge(func(svc *v1.Service) bool { return wants(svc, p.ours.class) }) {
+		p.decide(svc)
+	}
 }
 
 // decide asks the allocator what svc has and says what that means. A request

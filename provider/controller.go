@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	v1 "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,12 +16,9 @@ import (
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/scheme"
-	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	"k8s.io/client-go/tools/record"
 	"k8s.io/cloud-provider/controllers/service"
 	"k8s.io/component-base/featuregate"
 	ctrlmetrics "k8s.io/component-base/metrics/prometheus/controllers"
@@ -252,16 +248,12 @@ func (c *Controller) lead(ctx context.Context) error {
 	c.stats.leader.Set(1)
 	defer c.stats.leader.Set(0)
 
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&corev1.EventSinkImpl{Interface: c.client.CoreV1().Events("")})
-	defer broadcaster.Shutdown()
-	recorder := broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: FieldManager})
-
 	p := newProvider(log, c.stats, c.shared.Core().V1().Namespaces().Lister())
 	p.ledger = newLedger(c.client.CoreV1().ConfigMaps(c.cfg.Namespace), c.cfg.Identity, log, c.stats)
-	p.ours = &ours{ServiceInformer: c.services, class: c.cfg.Class, known: p.known, changed: p.changed}
-	p.writes = newWrites(ctx, c.client.CoreV1(), recorder, log, c.stats, p.retry)
-	reserved, pools := c.followers(p, recorder, log)
+	p.ours = &ours{ServiceInformer: c.services, class: c.cfg.Class, known: p.known, changed: p.changed, idle: p.idle}
+	events := newEvents(c.client.CoreV1(), c.cfg.Identity, log, c.stats)
+	p.writes = newWrites(ctx, c.client.CoreV1(), events, log, c.stats, p.retry)
+	reserved, pools := c.followers(p, events, log)
 
 	intents, err := p.ledger.Claim(ctx, c.cfg.Namespace)
 	if err != nil {
@@ -280,6 +272,7 @@ func (c *Controller) lead(ctx context.Context) error {
 	if err := catchUp(ctx, list, c.services.Informer()); err != nil {
 		return ended(ctx, err)
 	}
+	p.begin()
 	c.stats.provider.Store(p)
 	defer c.stats.provider.Store(nil)
 
@@ -293,7 +286,7 @@ func (c *Controller) lead(ctx context.Context) error {
 		return err
 	}
 	defer unregister()
-	return task.Run(ctx, p.ledger, p, reserved.loop, pools.loop,
+	return task.Run(ctx, p.ledger, p, events, reserved.loop, pools.loop,
 		task.Func("service controller", func(ctx context.Context) error {
 			controller.Run(ctx, c.cfg.Workers, ctrlmetrics.NewControllerManagerMetrics(FieldManager))
 			return nil
@@ -309,7 +302,7 @@ func ended(ctx context.Context, err error) error {
 }
 
 // followers makes the two loops that keep the allocator's rules current.
-func (c *Controller) followers(p *Provider, recorder record.EventRecorder, log *slog.Logger) (*guard, *pools) {
+func (c *Controller) followers(p *Provider, events *events, log *slog.Logger) (*guard, *pools) {
 	g := &guard{nodes: c.shared.Core().V1().Nodes().Lister(), extra: c.cfg.Reserved, provider: p, log: log}
 	if c.hasServiceCIDRs {
 		g.cidrs = c.shared.Networking().V1().ServiceCIDRs().Lister()
@@ -318,7 +311,7 @@ func (c *Controller) followers(p *Provider, recorder record.EventRecorder, log *
 		namespace: c.cfg.Namespace, api: c.client.CoreV1().ConfigMaps(c.cfg.Namespace),
 		user:    c.userPools.Core().V1().ConfigMaps().Lister(),
 		inForce: c.forcePools.Core().V1().ConfigMaps().Lister(),
-		guard:   g, provider: p, recorder: recorder, log: log, stats: c.stats,
+		guard:   g, provider: p, events: events, log: log, stats: c.stats,
 	}
 	g.loop = reconcile.NewLoop("reserved ranges", log, g.sync)
 	ps.loop = reconcile.NewLoop("pools", log, ps.sync)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
+	"k8s.io/klog/v2"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -26,7 +28,7 @@ type leader struct {
 	*Controller
 	log   *syncBuffer
 	end   context.CancelFunc
-	ended chan error
+	ended *outcome
 }
 
 // lead starts a leader and returns when it has begun to work.
@@ -40,7 +42,7 @@ func lead(t testing.TB, a *api, name string) *leader {
 // prepare returns a leader with warm caches that has not begun.
 func prepare(t testing.TB, a *api, name string) *leader {
 	t.Helper()
-	l := &leader{log: &syncBuffer{}, ended: make(chan error, 1)}
+	l := &leader{log: &syncBuffer{}}
 	l.Controller = New(a.client(name), Config{
 		Namespace: "clarion-system", Class: Class, Identity: name, Lease: "clarion-controller", Workers: 8,
 		Log: slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -68,19 +70,45 @@ func prepare(t testing.TB, a *api, name string) *leader {
 func (l *leader) start(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	go func() { l.ended <- l.lead(ctx) }()
+	l.ended = begin(func() error { return l.lead(ctx) })
 	caches, once := l.end, sync.Once{}
 	l.end = func() { // the work first, then the caches under it
 		once.Do(func() {
 			cancel()
-			l.ended <- <-l.ended
+			_ = l.ended.wait()
 			caches()
 		})
 	}
 	t.Cleanup(l.end)
 	eventually(t, l.Identity()+" leads", func() bool {
-		return l.stats.provider.Load() != nil || len(l.ended) > 0
+		return l.stats.provider.Load() != nil || l.ended.over()
 	})
+}
+
+// An outcome is the result of something that runs on its own.
+type outcome struct {
+	done chan struct{}
+	err  error
+}
+
+func begin(run func() error) *outcome {
+	o := &outcome{done: make(chan struct{})}
+	go func() { defer close(o.done); o.err = run() }()
+	return o
+}
+
+func (o *outcome) wait() error {
+	<-o.done
+	return o.err
+}
+
+func (o *outcome) over() bool {
+	select {
+	case <-o.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (l *leader) Identity() string { return l.cfg.Identity }
@@ -251,4 +279,10 @@ func hasFinalizer(a *api, key string) bool {
 
 func objectMeta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Namespace: namespace, Name: name}
+}
+
+// TestMain silences the Kubernetes libraries, whose every step would be logged.
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
 }

@@ -24,6 +24,8 @@ type metrics struct {
 	// refusals counts, by reason (allocator.Reason, or Malformed), what a
 	// Service asked for and was not given, at each attempt.
 	refusals *prometheus.CounterVec
+	// eventsDropped counts Events that could not be written or queued.
+	eventsDropped prometheus.Counter
 	// problems is the number of mistakes in the ConfigMap clarion-pools now.
 	problems prometheus.Gauge
 	// ledgerWrite is the time that one write of the ledger took, in seconds;
@@ -45,6 +47,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Patches of Services that were refused because the Service had changed."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clarion_refusals_total",
 			Help: "Wishes of Services that were not met, by reason, at each attempt."}, []string{"reason"}),
+		eventsDropped: prometheus.NewCounter(prometheus.CounterOpts{Name: "clarion_events_dropped_total",
+			Help: "Events that could not be written; conditions say the same."}),
 		problems: prometheus.NewGauge(prometheus.GaugeOpts{Name: "clarion_pools_problems",
 			Help: "Mistakes in the ConfigMap clarion-pools."}),
 		ledgerWrite: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "clarion_ledger_write_seconds",
@@ -54,7 +58,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		ledgerWait: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "clarion_ledger_wait_seconds",
 			Help: "Time that one allocation waited for the ledger.", Buckets: seconds}),
 	}
-	reg.MustRegister(m.leader, m.writes, m.conflicts, m.refusals, m.problems, m.ledgerWrite, m.ledgerBatch, m.ledgerWait, usage{m})
+	reg.MustRegister(m.leader, m.writes, m.conflicts, m.refusals, m.eventsDropped, m.problems, m.ledgerWrite, m.ledgerBatch, m.ledgerWait, usage{m})
 	return m
 }
 

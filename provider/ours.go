@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -82,6 +83,11 @@ type ours struct {
 	// whether cur needs a look for a reason that the service controller does
 	// not know of.
 	changed func(old, cur *v1.Service) (look bool)
+	// idle reports whether a look at a Service that is served would write
+	// nothing. The service controller makes Events even then, and with
+	// thousands of Services at a start or after an edit of the pools they
+	// would flood its queue.
+	idle func(*v1.Service) bool
 
 	mu       sync.Mutex
 	handlers []cache.ResourceEventHandler // the service controller's; guarded by mu
@@ -107,7 +113,8 @@ func (o *ours) get(key cluster.Key) *v1.Service {
 	return svc
 }
 
-// Kick has the service controller look at a Service now, if it is ours.
+// Kick has the service controller look at a Service now, if it is ours and
+// there is something to write.
 func (o *ours) Kick(key cluster.Key) {
 	if svc := o.get(key); svc != nil {
 		o.enqueue(svc)
@@ -116,7 +123,7 @@ func (o *ours) Kick(key cluster.Key) {
 
 func (o *ours) enqueue(svc *v1.Service) {
 	r := o.role(svc)
-	if r == hidden {
+	if r == hidden || r == served && o.idle(svc) {
 		return
 	}
 	o.mu.Lock()
@@ -130,16 +137,25 @@ func (o *ours) enqueue(svc *v1.Service) {
 // KickAll kicks every Service that is ours and for which pick holds, the
 // oldest first.
 func (o *ours) KickAll(pick func(*v1.Service) bool) {
+	for _, svc := range o.byAge(pick) {
+		o.enqueue(svc)
+	}
+}
+
+func everyService(*v1.Service) bool { return true }
+
+// byAge returns the cached Services for which pick holds, the oldest first.
+func (o *ours) byAge(pick func(*v1.Service) bool) []*v1.Service {
 	var all []*v1.Service
 	for _, item := range o.ServiceInformer.Informer().GetIndexer().List() {
 		if svc, ok := item.(*v1.Service); ok && pick(svc) {
 			all = append(all, svc)
 		}
 	}
-	slices.SortFunc(all, func(a, b *v1.Service) int { return a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time) })
-	for _, svc := range all {
-		o.enqueue(svc)
-	}
+	slices.SortFunc(all, func(a, b *v1.Service) int {
+		return cmp.Or(a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
+	})
+	return all
 }
 
 type oursInformer struct {
@@ -176,7 +192,7 @@ func (h oursHandler) OnAdd(obj any, initial bool) {
 		return
 	}
 	h.o.changed(nil, svc)
-	if r := h.o.role(svc); r != hidden {
+	if r := h.o.role(svc); r == cleaned || r == served && !(initial && h.o.idle(svc)) {
 		h.h.OnAdd(show(svc, r), initial)
 	}
 }

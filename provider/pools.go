@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
-	"k8s.io/client-go/tools/record"
 
 	"github.com/clarion-lb/clarion/allocator"
 	"github.com/clarion-lb/clarion/config"
@@ -45,7 +44,7 @@ type pools struct {
 	guard     *guard
 	provider  *Provider
 	loop      *reconcile.Loop
-	recorder  record.EventRecorder
+	events    *events
 	log       *slog.Logger
 	stats     *metrics
 
@@ -139,7 +138,7 @@ func (p *pools) sync(ctx context.Context) error {
 		p.parse(user)
 		p.log.Info("pools edited", "pools", len(p.now.Pools), "problems", len(p.problems))
 		// Stranded, adopted or waiting: any condition may read differently now.
-		p.provider.ours.KickAll(func(*v1.Service) bool { return true })
+		p.provider.ours.KickAll(everyService)
 	}
 	problems := append(p.problems[:len(p.problems):len(p.problems)], collide(p.now.Pools, p.guard.now)...)
 	p.stats.problems.Set(float64(len(problems)))
@@ -157,9 +156,9 @@ func (p *pools) sync(ctx context.Context) error {
 	switch {
 	case user == nil || before == text:
 	case text != "":
-		p.recorder.Event(user, v1.EventTypeWarning, "PoolsRefused", shorten(text, 1000)) // the API allows 1024 bytes
+		p.events.say("ConfigMap", &user.ObjectMeta, v1.EventTypeWarning, "PoolsRefused", text)
 	default:
-		p.recorder.Event(user, v1.EventTypeNormal, "PoolsAccepted", "every pool is in force as it is written")
+		p.events.say("ConfigMap", &user.ObjectMeta, v1.EventTypeNormal, "PoolsAccepted", "every pool is in force as it is written")
 	}
 	return nil
 }

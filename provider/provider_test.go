@@ -40,8 +40,9 @@ func TestBothClassesAreServedAndOthersAreNot(t *testing.T) {
 	setPools(a, "default", pool8)
 	one := lead(t, a, "one")
 	foreign := create(a, "foreign", withClass("other.example/lb"))
-	none, ours := create(a, "none"), create(a, "ours", withClass(Class))
+	none := create(a, "none")
 	gets(t, a, none, "192.0.2.200")
+	ours := create(a, "ours", withClass(Class))
 	gets(t, a, ours, "192.0.2.201")
 	if class := a.service(ours).Spec.LoadBalancerClass; class == nil || *class != Class {
 		t.Errorf("the class became %v", class)

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
@@ -36,11 +35,11 @@ type decision struct {
 // its Service is refused by the API server, whoever held it back (a paused
 // leader, a buffer), and never overwrites a newer one.
 type writes struct {
-	ctx      context.Context // ends with the leadership; the service controller's own never does
-	api      corev1.ServicesGetter
-	recorder record.EventRecorder
-	log      *slog.Logger
-	stats    *metrics
+	ctx    context.Context // ends with the leadership; the service controller's own never does
+	api    corev1.ServicesGetter
+	events *events
+	log    *slog.Logger
+	stats  *metrics
 	// again has the Service decided anew, once the cache has left base behind.
 	again func(base *v1.Service)
 
@@ -48,8 +47,8 @@ type writes struct {
 	pending map[cluster.Key]*decision
 }
 
-func newWrites(ctx context.Context, api corev1.ServicesGetter, recorder record.EventRecorder, log *slog.Logger, stats *metrics, again func(*v1.Service)) *writes {
-	return &writes{ctx: ctx, api: api, recorder: recorder, log: log, stats: stats, again: again, pending: map[cluster.Key]*decision{}}
+func newWrites(ctx context.Context, api corev1.ServicesGetter, events *events, log *slog.Logger, stats *metrics, again func(*v1.Service)) *writes {
+	return &writes{ctx: ctx, api: api, events: events, log: log, stats: stats, again: again, pending: map[cluster.Key]*decision{}}
 }
 
 // decide notes d for the service controller's next patch of its Service.
@@ -154,7 +153,7 @@ func (w *writes) send(base *v1.Service, p patch, kind, eventType string, event .
 	}
 	w.stats.writes.WithLabelValues(kind).Inc()
 	if eventType != "" {
-		w.recorder.Event(base, eventType, event[0], event[1])
+		w.events.say("Service", &base.ObjectMeta, eventType, event[0], event[1])
 	}
 	return out, nil
 }

@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/clarion-lb/clarion/internal/task"
 	"github.com/clarion-lb/clarion/provider"
@@ -48,7 +47,6 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return exitFailed
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	controller := provider.New(client, o.config(log), registry)
 
 	server := &http.Server{Addr: o.health, Handler: handler(controller, registry), ReadHeaderTimeout: readHeaderTimeout}

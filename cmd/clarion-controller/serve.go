@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,10 +31,47 @@ const (
 // which insist on klog, write there too.
 func logger(level slog.Level, w io.Writer) *slog.Logger {
 	handler := slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})
-	log := slog.New(handler)
-	klog.SetSlogLogger(log)
-	return log
+	klog.SetSlogLogger(slog.New(quieter{handler}))
+	return slog.New(handler)
 }
+
+// quieter takes what the Kubernetes libraries say down to what it is worth
+// here: their information is for those who debug, and that the service
+// controller's recorder dropped Events is no error, because Clarion drops its
+// Events on purpose and writes its own elsewhere.
+type quieter struct{ slog.Handler }
+
+func (q quieter) level(l slog.Level) slog.Level {
+	if l == slog.LevelInfo {
+		return slog.LevelDebug
+	}
+	return l
+}
+
+// Enabled implements slog.Handler.
+func (q quieter) Enabled(ctx context.Context, l slog.Level) bool {
+	return q.Handler.Enabled(ctx, q.level(l))
+}
+
+// Handle implements slog.Handler.
+func (q quieter) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = q.level(r.Level)
+	if strings.HasPrefix(r.Message, "Unable to record event") {
+		r.Level = slog.LevelDebug
+	}
+	if !q.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return q.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (q quieter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quieter{q.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (q quieter) WithGroup(name string) slog.Handler { return quieter{q.Handler.WithGroup(name)} }
 
 // connect makes the client. It has no rate limit: the API server's priority
 // and fairness knows the load, and its refusals are tried again.
