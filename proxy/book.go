@@ -16,34 +16,34 @@ type book struct {
 	services map[cluster.Key]*record
 	claims   map[Front]cluster.Key   // who has a front
 	rivals   map[Front][]cluster.Key // who wants a front, where there are several
-	refs     map[mark]int            // how many Services want an entry
+	refs     map[entry]int           // how many Services want an entry
 }
 
 // A record is what one Service wanted when it was last planned.
 type record struct {
 	service *cluster.Service
 	fronts  []Front
-	marks   []mark
+	entries []entry
 }
 
 // A changeset is what a change of Services touches.
 type changeset struct {
-	fronts map[Front]*Target // what each is to become; nil for nothing
-	marks  map[mark]bool     // whether each is wanted
-	lost   map[Front]cluster.Key
+	fronts  map[Front]*Target // what each is to become; nil for nothing
+	entries map[entry]bool    // whether each is wanted
+	lost    map[Front]cluster.Key
 }
 
 func newBook() *book {
 	return &book{
 		services: map[cluster.Key]*record{}, claims: map[Front]cluster.Key{},
-		rivals: map[Front][]cluster.Key{}, refs: map[mark]int{},
+		rivals: map[Front][]cluster.Key{}, refs: map[entry]int{},
 	}
 }
 
 // put plans Services anew and returns what that touches. A nil Service is one
 // that is gone.
 func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
-	cs := changeset{fronts: map[Front]*Target{}, marks: map[mark]bool{}, lost: map[Front]cluster.Key{}}
+	cs := changeset{fronts: map[Front]*Target{}, entries: map[entry]bool{}, lost: map[Front]cluster.Key{}}
 	plans := make(map[cluster.Key]Plan, len(changed))
 	for key, s := range changed {
 		old := b.services[key]
@@ -52,21 +52,21 @@ func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
 		}
 		p := PlanService(s, b.view)
 		plans[key] = p
-		now := &record{service: s, marks: p.marks()}
+		now := &record{service: s, entries: p.entries()}
 		if old == nil {
 			old = &record{}
 		}
 		// All new references are taken before any old one is given back, so that
 		// what stays never counts as gone.
-		for _, m := range now.marks {
+		for _, m := range now.entries {
 			b.refs[m]++
-			cs.marks[m] = true
+			cs.entries[m] = true
 		}
-		for _, m := range old.marks {
+		for _, m := range old.entries {
 			if b.refs[m]--; b.refs[m] == 0 {
 				delete(b.refs, m)
 			}
-			cs.marks[m] = b.refs[m] > 0
+			cs.entries[m] = b.refs[m] > 0
 		}
 		if s == nil {
 			delete(b.services, key)
@@ -85,8 +85,8 @@ func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
 			b.claim(f, key)
 		}
 	}
-	for m := range cs.marks {
-		cs.marks[m] = b.refs[m] > 0
+	for m := range cs.entries {
+		cs.entries[m] = b.refs[m] > 0
 	}
 	for f := range cs.fronts {
 		winner, ok := b.winner(f)

@@ -10,7 +10,7 @@ import (
 
 // A Class says what the kernel does with a new connection to a Front: choose
 // one of so many slots, perhaps with affinity, or one of the special cases.
-// It is the number that the class maps hold and that the packet's mark carries
+// It is the number that the class maps hold and that the packet's priority carries
 // from there to the chain of the class. Fronts of the same class share the
 // chain, so there are tens of chains whatever the number of Services.
 //
@@ -72,8 +72,8 @@ const (
 	chainServices = "services"
 	chainAgain    = "again"
 	chainRefuse   = "refuse"
-	chainReject   = "reject"
-	chainDrop     = "drop"
+	chainReject   = "no-endpoint"
+	chainDrop     = "elsewhere"
 	chainRanged   = "ranged"
 	chainSplit    = "split"
 	chainInner    = "inner"
@@ -127,7 +127,7 @@ func (c Class) dispatch() []string {
 
 // element returns the element of the class in those maps.
 func (c Class) element() nft.Element {
-	return nft.Element{Key: string(nft.Val{}.Mark(uint32(c))), Data: c.chain()}
+	return nft.Element{Key: string(nft.Val{}.Number(uint32(c))), Data: c.chain()}
 }
 
 // front are the fields by which a packet tells its Front.
@@ -135,8 +135,8 @@ func front(f ipfam.Family) []nft.Field {
 	return []nft.Field{nft.Daddr(f), nft.L4Proto(), nft.Dport()}
 }
 
-// frontAnd are the fields of a Front and the packet's mark.
-func frontAnd(f ipfam.Family) []nft.Field { return append(front(f), nft.PacketMark()) }
+// frontAnd are the fields of a Front and the packet's priority.
+func frontAnd(f ipfam.Family) []nft.Field { return append(front(f), nft.Priority()) }
 
 // client are the fields of affinity: who, and to which Front.
 func client(f ipfam.Family) []nft.Field { return append([]nft.Field{nft.Saddr(f)}, front(f)...) }
@@ -167,10 +167,10 @@ func (c Class) chains() []nft.Chain {
 	if inner {
 		first = innerSlots
 	}
-	draw := nft.Say(nft.SetMarkRandom(uint32(n), first))
+	draw := nft.Say(nft.SetPriorityRandom(uint32(n), first))
 	// Before Linux 6.17 a lookup may miss an element that is replaced at that
 	// moment. A second look, at a slot that every size of the class has, finds it.
-	again := nft.Rule{Comment: "a slot was missed", Steps: []nft.Step{nft.Count(), nft.SetMark(first)}}
+	again := nft.Rule{Comment: "a slot was missed", Steps: []nft.Step{nft.Count(), nft.SetPriority(first)}}
 	give := nft.Rule{Comment: "no slot was found", Steps: []nft.Step{nft.Count(), nft.Drop()}}
 	if affinity == 0 {
 		ch := nft.Chain{Name: c.chain()}
@@ -180,28 +180,28 @@ func (c Class) chains() []nft.Chain {
 	seconds := int(affinity / time.Second)
 	hit := nft.Chain{Name: fmt.Sprintf("a%d-known", seconds)}
 	hit.Rules = append(hit.Rules, each(func(f ipfam.Family) nft.Rule {
-		return nft.Say(nft.Refresh(mapAffinity(f), affinity, nft.PacketMark(), client(f)...))
+		return nft.Say(nft.Refresh(mapAffinity(f), affinity, nft.Priority(), client(f)...))
 	})...)
 	hit.Rules = append(hit.Rules, dnat()...)
 	forget := each(func(f ipfam.Family) nft.Rule {
-		r := nft.Say(nft.Forget(mapAffinity(f), nft.PacketMark(), client(f)...))
+		r := nft.Say(nft.Forget(mapAffinity(f), nft.Priority(), client(f)...))
 		r.Comment = "its endpoint is gone"
 		return r
 	})
 	hit.Rules = append(hit.Rules, forget...)
 	chosen := nft.Chain{Name: fmt.Sprintf("a%d-new", seconds)}
 	chosen.Rules = append(chosen.Rules, each(func(f ipfam.Family) nft.Rule {
-		return nft.Say(nft.Remember(mapAffinity(f), affinity, nft.PacketMark(), client(f)...))
+		return nft.Say(nft.Remember(mapAffinity(f), affinity, nft.Priority(), client(f)...))
 	})...)
 	chosen.Rules = append(chosen.Rules, dnat()...)
 	chosen.Rules = append(chosen.Rules, forget...)
 
 	toID := each(func(f ipfam.Family) nft.Rule {
-		return nft.Say(nft.SetMarkFrom(mapIDs(f), frontAnd(f)...), nft.Jump(chosen.Name))
+		return nft.Say(nft.SetPriorityFrom(mapIDs(f), frontAnd(f)...), nft.Jump(chosen.Name))
 	})
 	ch := nft.Chain{Name: c.chain()}
 	ch.Rules = append(ch.Rules, each(func(f ipfam.Family) nft.Rule {
-		return nft.Say(nft.SetMarkFrom(mapAffinity(f), client(f)...), nft.Jump(hit.Name))
+		return nft.Say(nft.SetPriorityFrom(mapAffinity(f), client(f)...), nft.Jump(hit.Name))
 	})...)
 	ch.Rules = append(append(append(append(append(ch.Rules, draw), toID...), again), toID...), give)
 	return []nft.Chain{hit, chosen, ch}

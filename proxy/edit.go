@@ -34,7 +34,7 @@ const (
 // beginning of the sequence the table is right: what is led to stands before
 // what leads there, and a class has no more slots than are filled.
 const (
-	stageMarks    = iota // addresses and ports that Services share
+	stageShared   = iota // addresses and ports that Services share
 	stageSlots           // endpoints by slot or id
 	stageIDs             // ids by slot
 	stageRanges          // who may connect
@@ -62,7 +62,7 @@ func stageOf(set string) int {
 			return stageClass
 		}
 	}
-	return stageMarks
+	return stageShared
 }
 
 // edits collects the changes of many fronts, stage by stage and set by set, so

@@ -10,20 +10,20 @@ import (
 	"github.com/clarion-lb/clarion/internal/nft"
 )
 
-// A mark is one entry of one set, by which Services share it: an address that
+// A entry is one entry of one set, by which Services share it: an address that
 // two Services use stays until neither does.
-type mark struct{ set, key string }
+type entry struct{ set, key string }
 
-// marks returns the entries of sets, beside its fronts, that the plan wants.
-func (p Plan) marks() []mark {
-	var out []mark
+// entries returns the entries of sets, beside its fronts, that the plan wants.
+func (p Plan) entries() []entry {
+	var out []entry
 	addrs := func(set func(ipfam.Family) string, list []netip.Addr, times int) {
 		for _, a := range list {
 			key := nft.Val{}
 			for range times {
 				key = key.Addr(a)
 			}
-			out = append(out, mark{set(ipfam.Of(a)), string(key)})
+			out = append(out, entry{set(ipfam.Of(a)), string(key)})
 		}
 	}
 	addrs(setCluster, p.ClusterIPs, 1)
@@ -32,9 +32,9 @@ func (p Plan) marks() []mark {
 	addrs(setHere, p.Local, 1)
 	addrs(setHairpin, p.Local, 2)
 	for _, u := range p.Ports {
-		out = append(out, mark{setPorts(u.Proto), string(nft.Val{}.Port(u.Port))})
+		out = append(out, entry{setPorts(u.Proto), string(nft.Val{}.Port(u.Port))})
 	}
-	slices.SortFunc(out, func(a, b mark) int {
+	slices.SortFunc(out, func(a, b entry) int {
 		if c := cmpString(a.set, b.set); c != 0 {
 			return c
 		}
@@ -68,16 +68,16 @@ func (f Front) family() ipfam.Family { return ipfam.Of(f.Addr) }
 
 // slotKey returns the key of a slot or an id of a front.
 func slotKey(front string, slot uint32) string {
-	return string(nft.Val(make([]byte, 0, len(front)+4)).Raw(front).Mark(slot))
+	return string(nft.Val(make([]byte, 0, len(front)+4)).Raw(front).Number(slot))
 }
 
 // isID reports whether an element leads from an id, and not from a slot, to an
 // endpoint.
 func isID(set, key string) bool {
-	return stageOf(set) == stageSlots && nft.KeyMark(key, len(key)-4)&idBit != 0
+	return stageOf(set) == stageSlots && nft.KeyNumber(key, len(key)-4)&idBit != 0
 }
 
-func markValue(m uint32) string { return string(nft.Val{}.Mark(m)) }
+func number(m uint32) string { return string(nft.Val{}.Number(m)) }
 
 // place gives each endpoint a slot: it stays in the one that it has, so that a
 // change of one endpoint changes one slot however many there are; new ones go
@@ -143,7 +143,7 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 	}
 	use := func(c Class) string {
 		classes = append(classes, c)
-		return markValue(uint32(c))
+		return number(uint32(c))
 	}
 	group := func(g Group, inner bool) Class {
 		eps := g.Endpoints
@@ -168,7 +168,7 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 				add(mapEps(fam), slotKey(key, id[e]), endpointValue(e))
 			}
 			for i, e := range eps {
-				add(mapIDs(fam), slotKey(key, first+uint32(i)), markValue(id[e]))
+				add(mapIDs(fam), slotKey(key, first+uint32(i)), number(id[e]))
 			}
 		}
 		return balance(len(eps), t.Affinity, inner)

@@ -12,6 +12,7 @@ import (
 	"go4.org/netipx"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/conntrack"
 	"github.com/clarion-lb/clarion/internal/ipfam"
 	"github.com/clarion-lb/clarion/internal/nft"
 )
@@ -28,30 +29,23 @@ type engine struct {
 	kernel kernel // conn, or what a test puts in between
 	log    *slog.Logger
 
-	static  map[mark]bool      // entries that come from the node and not from Services
-	have    mirror             // nil when it must be read anew
-	sets    map[string]nft.Set // in the sizes that the kernel has
-	classes map[Class]bool     // that are in the kernel with all they need
-	chains  map[string]bool    // that are in the kernel
-	synced  bool               // everything that exists is in the book
-	later   map[mark]time.Time // what goes, and not before when
-	failed  int                // comparisons that failed one after another
-	flows   []Flow             // connections that lead to where nobody is; taken by who cleans
-	told    map[string]bool    // complaints made, so that each is made once
-}
-
-// A Flow describes connections without state of their own that must not live
-// on: those to Front that are answered by From. Nobody is there any more; or,
-// when From is Front itself, they began before Front led anywhere.
-type Flow struct {
-	Front Front
-	From  netip.AddrPort
+	static  map[entry]bool      // entries that come from the node and not from Services
+	touched map[entry]bool      // of those, what changed since the kernel was last brought to them
+	have    mirror              // nil when it must be read anew
+	sets    map[string]nft.Set  // in the sizes that the kernel has
+	classes map[Class]bool      // that are in the kernel with all they need
+	chains  map[string]bool     // that are in the kernel
+	synced  bool                // everything that exists is in the book
+	later   map[entry]time.Time // what goes, and not before when
+	failed  int                 // comparisons that failed one after another
+	flows   []conntrack.Flow    // UDP and SCTP connections to where nobody is; taken by who cuts them
+	told    map[string]bool     // complaints made, so that each is made once
 }
 
 func newEngine(conn *nft.Conn, log *slog.Logger) *engine {
 	return &engine{
-		book: newBook(), conn: conn, kernel: conn, log: log, static: map[mark]bool{},
-		later: map[mark]time.Time{}, told: map[string]bool{},
+		book: newBook(), conn: conn, kernel: conn, log: log, static: map[entry]bool{},
+		later: map[entry]time.Time{}, told: map[string]bool{},
 	}
 }
 
@@ -60,6 +54,8 @@ func newEngine(conn *nft.Conn, log *slog.Logger) *engine {
 // compared.
 func (e *engine) change(changed map[cluster.Key]*cluster.Service, now time.Time) error {
 	cs := e.put(changed)
+	maps.Copy(cs.entries, e.touched)
+	e.touched = nil
 	e.complain(cs)
 	if e.have == nil {
 		return e.compare(now)
@@ -75,7 +71,7 @@ func (e *engine) change(changed map[cluster.Key]*cluster.Service, now time.Time)
 func (e *engine) bring(cs changeset, lead nft.Batch, now time.Time) error {
 	var ed edits
 	need := map[Class]bool{}
-	for m, wanted := range cs.marks {
+	for m, wanted := range cs.entries {
 		_, is := e.have[m.set][m.key]
 		wanted = wanted || e.static[m]
 		switch {
@@ -151,12 +147,12 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 		e.tooMany(f, t)
 	}
 	// Slots are written over in place, so what a front has must be read before.
-	wanted := make(map[mark]bool, len(list))
+	wanted := make(map[entry]bool, len(list))
 	for _, w := range list {
-		wanted[mark{w.set, nameOf(w.Element)}] = true
+		wanted[entry{w.set, nameOf(w.Element)}] = true
 	}
 	e.have.of(f, func(set, name, data string) {
-		m := mark{set, name}
+		m := entry{set, name}
 		switch {
 		case wanted[m]:
 		case stageOf(set) == stageClass, isID(set, name), stageOf(set) == stageRanges && t != nil && t.Sources != nil:
@@ -169,7 +165,7 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 		}
 	})
 	for _, w := range list {
-		m := mark{w.set, nameOf(w.Element)}
+		m := entry{w.set, nameOf(w.Element)}
 		delete(e.later, m)
 		old, is := e.have[m.set][m.key]
 		switch {
@@ -186,6 +182,7 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 
 // stale notes the flows of a front that a change leaves without an endpoint.
 func (e *engine) stale(f Front, before map[netip.AddrPort]bool, list []want) {
+	here := netip.AddrPortFrom(f.Addr, f.Port)
 	after := map[netip.AddrPort]bool{}
 	for _, w := range list {
 		if w.set == mapEps(f.family()) {
@@ -194,11 +191,13 @@ func (e *engine) stale(f Front, before map[netip.AddrPort]bool, list []want) {
 	}
 	for ep := range before {
 		if !after[ep] {
-			e.flows = append(e.flows, Flow{f, ep})
+			e.flows = append(e.flows, conntrack.Flow{Proto: f.Proto, To: here, From: ep})
 		}
 	}
 	if len(before) == 0 && len(after) > 0 {
-		e.flows = append(e.flows, Flow{f, netip.AddrPortFrom(f.Addr, f.Port)})
+		// Whoever spoke to the front before it led anywhere has a connection to the
+		// front itself, and would keep it for as long as he goes on.
+		e.flows = append(e.flows, conntrack.Flow{Proto: f.Proto, To: here, From: here})
 	}
 }
 
@@ -233,7 +232,7 @@ func (e *engine) additive(f Front, t *Target, known bool) *Target {
 }
 
 // withdraw notes an element that goes after the grace, if it does not go yet.
-func (e *engine) withdraw(m mark, now time.Time) {
+func (e *engine) withdraw(m entry, now time.Time) {
 	if _, going := e.later[m]; !going {
 		e.later[m] = now.Add(grace)
 	}
@@ -288,7 +287,7 @@ func (e *engine) tryCompare(now time.Time) error {
 	}
 	cs := e.all()
 	for m := range e.static {
-		cs.marks[m] = true
+		cs.entries[m] = true
 	}
 	table := layout(e.count(cs))
 	e.sets = setsByName(table)
@@ -302,25 +301,35 @@ func (e *engine) tryCompare(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	e.later = map[mark]time.Time{}
+	e.later = map[entry]time.Time{}
 	e.classes = map[Class]bool{}
 	dispatch := []string{mapByClass, mapByAdmitted, mapBySplit}
-	var wrong []mark
+	var wrong []entry
 	for _, m := range dispatch {
 		for key, chain := range e.have[m] {
-			c := Class(nft.KeyMark(key, 0))
+			c := Class(nft.KeyNumber(key, 0))
 			if !c.valid() || c.chain() != chain || !slices.Contains(c.dispatch(), m) {
-				wrong = append(wrong, mark{m, key})
+				wrong = append(wrong, entry{m, key})
 			}
 		}
 	}
 	for _, w := range wrong {
 		delete(e.have[w.set], w.key)
 	}
+	if len(e.static) > 0 {
+		// Intervals may not overlap, so the wrong ones go before the right ones come.
+		for name, s := range e.sets {
+			for key := range e.have[name] {
+				if m := (entry{name, key}); s.Interval && len(s.Key) == 1 && !e.static[m] {
+					cs.entries[m] = false
+				}
+			}
+		}
+	}
 	known := map[Class]bool{}
 	for _, m := range dispatch {
 		for key := range e.have[m] {
-			known[Class(nft.KeyMark(key, 0))] = true
+			known[Class(nft.KeyNumber(key, 0))] = true
 		}
 	}
 	e.chains = map[string]bool{}
@@ -380,19 +389,19 @@ func (e *engine) replace(cs changeset, table nft.Table, why error, now time.Time
 // surplus removes what nothing in the changeset, which must be everything,
 // wants.
 func (e *engine) surplus(cs changeset, now time.Time) error {
-	wanted := make(map[mark]bool, len(cs.marks))
-	for m, w := range cs.marks {
+	wanted := make(map[entry]bool, len(cs.entries))
+	for m, w := range cs.entries {
 		wanted[m] = w
 	}
 	for f := range cs.fronts {
 		if cs.fronts[f] != nil {
-			e.have.of(f, func(set, name, _ string) { wanted[mark{set, name}] = true })
+			e.have.of(f, func(set, name, _ string) { wanted[entry{set, name}] = true })
 		}
 	}
 	var ed edits
 	for set, elements := range e.have {
 		for name, data := range elements {
-			m := mark{set, name}
+			m := entry{set, name}
 			switch {
 			case wanted[m] || e.sets[set].Data != nil && e.sets[set].Data[0] == nft.Goto:
 			case stageOf(set) == stageClass:
@@ -411,7 +420,7 @@ func (e *engine) surplus(cs changeset, now time.Time) error {
 // count estimates how many elements each set is to hold.
 func (e *engine) count(cs changeset) func(set string) int {
 	n := map[string]int{}
-	for m := range cs.marks {
+	for m := range cs.entries {
 		n[m.set]++
 	}
 	for f, t := range cs.fronts {
@@ -437,9 +446,18 @@ func (e *engine) count(cs changeset) func(set string) int {
 	return func(set string) int { return n[set] }
 }
 
+// orphan reports whether a connection goes to a front by an endpoint that the
+// front does not have. It finds what a process left behind that was killed
+// between the change of a rule and the cut of its flows.
+func (e *engine) orphan(c conntrack.Flow) bool {
+	f := Front{c.To.Addr(), c.Proto, c.To.Port()}
+	_, mine := e.have[mapClass(f.family())][f.key()]
+	return mine && c.Proto != cluster.TCP && !e.have.endpoints(f)[c.From]
+}
+
 // setStatic sets the entries that the node itself gives, and touches them.
-func (e *engine) setStatic(now map[mark]bool) map[mark]bool {
-	touched := map[mark]bool{}
+func (e *engine) setStatic(now map[entry]bool) map[entry]bool {
+	touched := map[entry]bool{}
 	for m := range e.static {
 		touched[m] = now[m] || e.refs[m] > 0
 	}
@@ -450,9 +468,12 @@ func (e *engine) setStatic(now map[mark]bool) map[mark]bool {
 	return touched
 }
 
+// touch lets the next change look at entries that the node itself gives.
+func (e *engine) touch(entries map[entry]bool) { e.touched = entries }
+
 // intervals returns the entries of an interval set per family for prefixes.
-func intervals(set func(ipfam.Family) string, prefixes []netip.Prefix) map[mark]bool {
-	out := map[mark]bool{}
+func intervals(set func(ipfam.Family) string, prefixes []netip.Prefix) map[entry]bool {
+	out := map[entry]bool{}
 	var b netipx.IPSetBuilder
 	for _, p := range prefixes {
 		b.AddPrefix(p)
@@ -463,7 +484,7 @@ func intervals(set func(ipfam.Family) string, prefixes []netip.Prefix) map[mark]
 	}
 	for _, r := range s.Ranges() {
 		for _, el := range nft.Interval(r.From(), r.To()) {
-			out[mark{set(ipfam.Of(r.From())), nameOf(el)}] = true
+			out[entry{set(ipfam.Of(r.From())), nameOf(el)}] = true
 		}
 	}
 	return out

@@ -191,7 +191,7 @@ func TestFenceSendsNoRedirectsForItsVIPs(t *testing.T) {
 func TestFenceIsReadableByTheUser(t *testing.T) {
 	l := newFenceLab(t)
 	l.set(t, vip4, vip6)
-	golden(t, l.node, FenceTable, "fence")
+	golden(t, l.node, FenceTable, "fence", "")
 }
 
 func TestFenceFindsWhatAnEarlierProcessLeft(t *testing.T) {

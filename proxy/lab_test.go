@@ -130,7 +130,7 @@ func (l *lab) restart() {
 		nodes[name] = &cluster.Node{Name: name, PodCIDRs: []netip.Prefix{
 			netip.MustParsePrefix(podCIDRs[name][0]), netip.MustParsePrefix(podCIDRs[name][1])}}
 	}
-	l.engine.setStatic(staticMarks(l.engine.view, nodes, nil, nil))
+	l.engine.setStatic(staticEntries(l.engine.view, nodes, nil, nil))
 }
 
 type testLog struct{ testing.TB }
@@ -197,7 +197,11 @@ func (l *lab) host(name string) *nstest.Host {
 // asks sends a question and returns who answered and whom it saw, by name:
 // "a1 sees client".
 func (l *lab) asks(from, network, name string, fam int, port uint16) string {
-	answer, err := ask(l.host(from), network, to(name, fam, port))
+	return l.asksFor(from, network, name, fam, port, patience)
+}
+
+func (l *lab) asksFor(from, network, name string, fam int, port uint16, patience time.Duration) string {
+	answer, err := askFor(l.host(from), network, to(name, fam, port), patience)
 	if err != nil {
 		return answer
 	}

@@ -55,17 +55,17 @@ func layout(size func(set string) int) nft.Table {
 	key := func(f ipfam.Family, more ...nft.Type) []nft.Type {
 		return append([]nft.Type{nft.Addr(f), nft.Proto, nft.Port}, more...)
 	}
-	mark := []nft.Type{nft.Mark}
+	entry := []nft.Type{nft.ClassID}
 	for _, f := range families {
 		addr := []nft.Type{nft.Addr(f)}
 		t.Sets = append(t.Sets,
-			nft.Set{Name: mapClass(f), Key: key(f), Data: mark, Size: grow(mapClass(f))},
-			nft.Set{Name: mapAdmitted(f), Key: key(f), Data: mark, Size: grow(mapAdmitted(f))},
-			nft.Set{Name: mapInner(f), Key: key(f), Data: mark, Size: grow(mapInner(f))},
-			nft.Set{Name: mapOuter(f), Key: key(f), Data: mark, Size: grow(mapOuter(f))},
-			nft.Set{Name: mapEps(f), Key: key(f, nft.Mark), Data: []nft.Type{nft.Addr(f), nft.Port}, Size: grow(mapEps(f))},
-			nft.Set{Name: mapIDs(f), Key: key(f, nft.Mark), Data: mark, Size: grow(mapIDs(f))},
-			nft.Set{Name: mapAffinity(f), Key: append(addr, key(f)...), Data: mark, Dynamic: true, Size: affinities},
+			nft.Set{Name: mapClass(f), Key: key(f), Data: entry, Size: grow(mapClass(f))},
+			nft.Set{Name: mapAdmitted(f), Key: key(f), Data: entry, Size: grow(mapAdmitted(f))},
+			nft.Set{Name: mapInner(f), Key: key(f), Data: entry, Size: grow(mapInner(f))},
+			nft.Set{Name: mapOuter(f), Key: key(f), Data: entry, Size: grow(mapOuter(f))},
+			nft.Set{Name: mapEps(f), Key: key(f, nft.ClassID), Data: []nft.Type{nft.Addr(f), nft.Port}, Size: grow(mapEps(f))},
+			nft.Set{Name: mapIDs(f), Key: key(f, nft.ClassID), Data: entry, Size: grow(mapIDs(f))},
+			nft.Set{Name: mapAffinity(f), Key: append(addr, key(f)...), Data: entry, Dynamic: true, Size: affinities},
 			nft.Set{Name: setRanges(f), Key: key(f, nft.Addr(f)), Interval: true},
 			nft.Set{Name: setCluster(f), Key: addr, Size: grow(setCluster(f))},
 			nft.Set{Name: setVIPs(f), Key: addr, Size: grow(setVIPs(f))},
@@ -82,12 +82,12 @@ func layout(size func(set string) int) nft.Table {
 		t.Sets = append(t.Sets, nft.Set{Name: setPorts(p), Key: []nft.Type{nft.Port}})
 	}
 	for _, name := range []string{mapByClass, mapByAdmitted, mapBySplit} {
-		t.Sets = append(t.Sets, nft.Set{Name: name, Key: mark, Data: []nft.Type{nft.Goto}})
+		t.Sets = append(t.Sets, nft.Set{Name: name, Key: entry, Data: []nft.Type{nft.Goto}})
 	}
 
 	classify := func(m func(ipfam.Family) string, by string) []nft.Rule {
 		return each(func(f ipfam.Family) nft.Rule {
-			return nft.Say(nft.SetMarkFrom(m(f), front(f)...), nft.Dispatch(by))
+			return nft.Say(nft.SetPriorityFrom(m(f), front(f)...), nft.Dispatch(by))
 		})
 	}
 	chain := func(name string, rules ...[]nft.Rule) {
@@ -102,14 +102,12 @@ func layout(size func(set string) int) nft.Table {
 		return each(func(f ipfam.Family) nft.Rule { return nft.Say(steps(f)...) })
 	}
 
-	// Refusals. The mark is cleared, or the answer would carry it where
-	// net.ipv4.fwmark_reflect is set.
 	refuse := one(nft.Say(nft.Reset()), nft.Say(nft.Reject()))
-	chain(chainReject, one(nft.Say(nft.SetMark(0))), refuse)
+	chain(chainReject, refuse)
 	chain(chainDrop, one(nft.Say(nft.Drop())))
 	chain(chainRanged,
 		if4and6(func(f ipfam.Family) []nft.Step {
-			return []nft.Step{nft.In(setRanges(f), append(front(f), nft.Saddr(f))...), nft.SetMarkFrom(mapAdmitted(f), front(f)...), nft.Dispatch(mapByAdmitted)}
+			return []nft.Step{nft.In(setRanges(f), append(front(f), nft.Saddr(f))...), nft.SetPriorityFrom(mapAdmitted(f), front(f)...), nft.Dispatch(mapByAdmitted)}
 		}),
 		one(nft.Rule{Comment: "not in loadBalancerSourceRanges", Steps: []nft.Step{nft.Drop()}}))
 	lost := one(nft.Rule{Comment: "no class was found", Steps: []nft.Step{nft.Count(), nft.Drop()}})
@@ -149,53 +147,52 @@ func layout(size func(set string) int) nft.Table {
 
 	// ours returns a rule for each way in which a connection's first destination
 	// tells that it is one of ours, and does then.
-	ours := func(sets []func(ipfam.Family) string, then ...nft.Step) []nft.Rule {
+	ours := func(sets []func(ipfam.Family) string, shared []cluster.Protocol, then ...nft.Step) []nft.Rule {
 		var rules []nft.Rule
 		for _, set := range sets {
 			rules = append(rules, if4and6(func(f ipfam.Family) []nft.Step {
 				return append([]nft.Step{nft.In(set(f), nft.Original(f))}, then...)
 			})...)
 		}
-		for _, p := range protocols {
+		for _, p := range shared {
 			rules = append(rules, if4and6(func(f ipfam.Family) []nft.Step {
 				return append([]nft.Step{nft.In(setShared(f), nft.Original(f)), nft.ProtoIs(p), nft.In(setPorts(p), nft.OriginalPort())}, then...)
 			})...)
 		}
 		return rules
 	}
-	const chainClear, chainSource = "clear-mark", "source"
-	chain(chainClear, ours([]func(ipfam.Family) string{setCluster, setVIPs}, nft.SetMark(0)))
-	chain(chainSource,
+	// What the source becomes. The answers of an endpoint here, and answers to a
+	// pod here, pass this node whatever their source, so the client keeps its
+	// address. The priority that led to the endpoint is not left on the packet.
+	const chainSource, chainToCluster, chainFromOutside = "source", "source-cluster", "source-outside"
+	keep := append(append(append(
+		one(nft.Say(nft.SetPriority(0))),
 		if4and6(func(f ipfam.Family) []nft.Step {
 			return []nft.Step{nft.In(setHairpin(f), nft.Saddr(f), nft.Daddr(f)), nft.Masquerade()}
-		}),
-		// The answers of an endpoint here, and answers to a pod here, pass this node
-		// whatever their source, so the client keeps its address.
+		})...),
 		if4and6(func(f ipfam.Family) []nft.Step {
 			return []nft.Step{nft.In(setHere(f), nft.Daddr(f)), nft.Return()}
-		}),
+		})...),
 		if4and6(func(f ipfam.Family) []nft.Step {
 			return []nft.Step{nft.In(setOwnPods(f), nft.Saddr(f)), nft.Return()}
-		}),
+		})...)
+	chain(chainToCluster,
+		keep,
+		one(nft.Say(nft.FromThisHost(), nft.Masquerade())),
 		if4and6(func(f ipfam.Family) []nft.Step {
-			return []nft.Step{nft.FromThisHost(), nft.In(setCluster(f), nft.Original(f)), nft.Masquerade()}
-		}),
-		if4and6(func(f ipfam.Family) []nft.Step {
-			return []nft.Step{nft.NotIn(setInside(f), nft.Saddr(f)), nft.In(setCluster(f), nft.Original(f)), nft.Masquerade()}
-		}),
-		ours([]func(ipfam.Family) string{setVIPs}, nft.Masquerade()))
+			return []nft.Step{nft.NotIn(setInside(f), nft.Saddr(f)), nft.Masquerade()}
+		}))
+	chain(chainFromOutside, keep, one(nft.Say(nft.Masquerade())))
+	chain(chainSource,
+		ours([]func(ipfam.Family) string{setCluster}, nil, nft.GoTo(chainToCluster)),
+		ours([]func(ipfam.Family) string{setVIPs}, protocols[:], nft.GoTo(chainFromOutside)))
 
 	base := func(name, typ string, at nft.Point, priority int32, rules ...nft.Rule) {
 		t.Chains = append(t.Chains, nft.Chain{Name: name, Hook: &nft.Hook{Type: typ, Point: at, Priority: priority}, Rules: rules})
 	}
 	toServices := nft.Say(nft.Jump(chainServices))
-	// Between the change of destination and the routing decision: a foreign
-	// `ip rule fwmark` must not see our marks.
-	toClear := nft.Say(nft.StateNew(), nft.WasDNAT(), nft.Marked(), nft.Jump(chainClear))
 	base("nat-prerouting", "nat", nft.Prerouting, nft.PriorityDNAT, toServices)
 	base("nat-output", "nat", nft.Output, nft.PriorityDNAT, toServices)
-	base("clear-prerouting", "filter", nft.Prerouting, nft.PriorityDNAT+1, toClear)
-	base("clear-output", "filter", nft.Output, nft.PriorityDNAT+1, toClear)
 	base("nat-postrouting", "nat", nft.Postrouting, nft.PrioritySNAT, nft.Say(nft.WasDNAT(), nft.Jump(chainSource)))
 	// A packet of a pod that conntrack holds for invalid would leave with the
 	// pod's address instead of the Service's, and the client's answer, a reset,

@@ -124,7 +124,7 @@ func (m mirror) of(f Front, each func(set, name, data string)) {
 			}
 		}
 	}
-	if class == markValue(uint32(ClassRanged)) {
+	if class == number(uint32(ClassRanged)) {
 		// Few fronts have ranges, so they are not indexed.
 		for name := range m[setRanges(fam)] {
 			if len(name) > len(key) && name[:len(key)] == key {

@@ -65,13 +65,20 @@ func listen(t testing.TB, h *nstest.Host, network string, at netip.AddrPort, nam
 	}()
 }
 
-// patience is how long a question waits for its answer: long against any
-// scheduling on a busy machine, short for the tests in which silence is right.
-const patience = 400 * time.Millisecond
+// patience is how long a question waits for its answer: long against any stall
+// of a busy machine. brief is for the questions to which silence is right.
+const (
+	patience = 3 * time.Second
+	brief    = 400 * time.Millisecond
+)
 
 // ask sends a question from a host and returns the answer. The outcome is told
 // in one word where there is none: refused, unreachable, silence.
 func ask(h *nstest.Host, network string, to netip.AddrPort) (answer string, err error) {
+	return askFor(h, network, to, patience)
+}
+
+func askFor(h *nstest.Host, network string, to netip.AddrPort, patience time.Duration) (answer string, err error) {
 	var c net.Conn
 	h.Do(func() {
 		d := net.Dialer{Timeout: patience}

@@ -21,7 +21,11 @@ type question struct {
 func (l *lab) check(t *testing.T, network string, fam int, questions []question) {
 	t.Helper()
 	for _, q := range questions {
-		got := l.asks(q.from, network, q.to, fam, q.port)
+		wait := patience
+		if q.want == "silence" {
+			wait = brief
+		}
+		got := l.asksFor(q.from, network, q.to, fam, q.port, wait)
 		if got == "refused" && q.want == "silence" && q.from == "a" && network == "udp" {
 			continue // the host is told at once that its own packet was dropped
 		}

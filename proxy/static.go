@@ -9,12 +9,12 @@ import (
 	"github.com/clarion-lb/clarion/internal/nft"
 )
 
-// staticMarks returns the entries of sets that come from nodes and settings
+// staticEntries returns the entries of sets that come from nodes and settings
 // and not from Services. extra are pod CIDRs that no Node says.
-func staticMarks(v View, nodes map[string]*cluster.Node, extra, services []netip.Prefix) map[mark]bool {
-	out := map[mark]bool{}
+func staticEntries(v View, nodes map[string]*cluster.Node, extra, services []netip.Prefix) map[entry]bool {
+	out := map[entry]bool{}
 	for _, a := range v.NodePorts {
-		out[mark{setShared(ipfam.Of(a)), string(nft.Val{}.Addr(a))}] = true
+		out[entry{setShared(ipfam.Of(a)), string(nft.Val{}.Addr(a))}] = true
 	}
 	var own, all []netip.Prefix
 	for name, n := range nodes {

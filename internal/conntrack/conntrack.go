@@ -169,13 +169,17 @@ func (c *Conn) deleteSingly(f Flow) error {
 	}); err != nil {
 		return err
 	}
+	return c.deleteEntries(found)
+}
+
+func (c *Conn) deleteEntries(found []Entry) error {
 	var errs []error
 	for _, entry := range found {
 		var e nfnl.Encoder
-		tuple(&e, ctaOrig, f.Proto, entry.Client, entry.To)
-		err := c.nl.Do(header(msgDelete, fam), e.B, nil)
+		tuple(&e, ctaOrig, entry.Proto, entry.Client, entry.To)
+		err := c.nl.Do(header(msgDelete, ipfam.Of(entry.To.Addr())), e.B, nil)
 		if err != nil && !errors.Is(err, unix.ENOENT) { // it may have ended by itself
-			errs = append(errs, fmt.Errorf("delete the %s connection from %s to %s: %w", f.Proto, entry.Client, f.To, err))
+			errs = append(errs, fmt.Errorf("delete the %s connection from %s to %s: %w", entry.Proto, entry.Client, entry.To, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -215,4 +219,35 @@ func decode(attrs []byte, fam ipfam.Family) (e Entry, ok bool) {
 	client, to, proto, ok1 := side(ctaOrig)
 	from, _, _, ok2 := side(ctaReply)
 	return Entry{Flow: Flow{cluster.Protocol(proto), to, from}, Client: client}, ok1 && ok2
+}
+
+// few is up to how many flows are deleted one by one. Each deletion walks the
+// kernel's whole table, so many are matched against one listing of it.
+const few = 8
+
+// DeleteAll deletes all connections of several flows.
+func (c *Conn) DeleteAll(flows []Flow) error {
+	var errs []error
+	if len(flows) <= few {
+		for _, f := range flows {
+			errs = append(errs, c.Delete(f))
+		}
+		return errors.Join(errs...)
+	}
+	want := make(map[Flow]bool, len(flows))
+	for _, f := range flows {
+		want[f] = true
+	}
+	for _, fam := range []ipfam.Family{ipfam.V4, ipfam.V6} {
+		var found []Entry
+		if err := c.Each(fam, func(e Entry) {
+			if want[e.Flow] {
+				found = append(found, e)
+			}
+		}); err != nil {
+			errs = append(errs, err)
+		}
+		errs = append(errs, c.deleteEntries(found))
+	}
+	return errors.Join(errs...)
 }

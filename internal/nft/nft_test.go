@@ -45,8 +45,8 @@ func apply(t testing.TB, c *Conn, want Table) (changed bool) {
 }
 
 var (
-	eps   = Set{Name: "eps", Key: []Type{Addr(ipfam.V4), Proto, Port, Mark}, Data: []Type{Addr(ipfam.V4), Port}, Size: 65536}
-	marks = Set{Name: "marks", Key: []Type{Mark}, Data: []Type{Goto}}
+	eps   = Set{Name: "eps", Key: []Type{Addr(ipfam.V4), Proto, Port, ClassID}, Data: []Type{Addr(ipfam.V4), Port}, Size: 65536}
+	marks = Set{Name: "marks", Key: []Type{ClassID}, Data: []Type{Goto}}
 	small = Set{Name: "small", Key: []Type{Port}, Size: 4}
 )
 
@@ -83,7 +83,7 @@ func TestEnsureChangesOnlyWhatIsWrong(t *testing.T) {
 func TestEnsureTellsAnotherLayout(t *testing.T) {
 	for _, other := range []string{
 		"add set inet t eps { type ipv4_addr; }",
-		"add map inet t eps { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr; }",
+		"add map inet t eps { type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr; }",
 		"add set inet t small { type inet_service; flags interval; }",
 		"add chain inet t in { type filter hook input priority 5; }",
 		"add chain inet t in",
@@ -108,12 +108,12 @@ func TestElementsComeBackAsTheyWent(t *testing.T) {
 	var b Batch
 	for i := range 2000 {
 		a := addr4(byte(i>>8), byte(i))
-		el := Element{Key: string(Val{}.Addr(a).Proto(17).Port(uint16(i)).Mark(uint32(i))), Data: string(Val{}.Addr(a).Port(uint16(i))),
+		el := Element{Key: string(Val{}.Addr(a).Proto(17).Port(uint16(i)).Number(uint32(i))), Data: string(Val{}.Addr(a).Port(uint16(i))),
 			Comment: fmt.Sprintf("number %d", i)}
 		want[el.Key] = el
 		b.Add("t", eps, el)
 	}
-	verdict := Element{Key: string(Val{}.Mark(3)), Data: "c"}
+	verdict := Element{Key: string(Val{}.Number(3)), Data: "c"}
 	b.Add("t", marks, verdict)
 	port := Element{Key: string(Val{}.Port(80))}
 	b.Add("t", small, port)
@@ -149,7 +149,7 @@ func TestAFullSetRefusesAllAndSaysWhich(t *testing.T) {
 	_, c := open(t)
 	apply(t, c, table())
 	var b Batch
-	b.Add("t", eps, Element{Key: string(Val{}.Addr(addr4(1, 1)).Proto(6).Port(1).Mark(0)), Data: string(Val{}.Addr(addr4(1, 2)).Port(1))})
+	b.Add("t", eps, Element{Key: string(Val{}.Addr(addr4(1, 1)).Proto(6).Port(1).Number(0)), Data: string(Val{}.Addr(addr4(1, 2)).Port(1))})
 	for p := range uint16(5) {
 		b.Add("t", small, Element{Key: string(Val{}.Port(p))})
 	}
@@ -178,7 +178,7 @@ func TestABatchLargerThanTheBufferIsRefusedBeforeItIsSent(t *testing.T) {
 	apply(t, c, table())
 	var b Batch
 	for i := 0; b.Len() <= c.Room(); i++ {
-		b.Add("t", eps, Element{Key: string(Val{}.Addr(addr4(byte(i>>8), byte(i))).Proto(6).Port(1).Mark(uint32(i))), Data: string(Val{}.Addr(addr4(1, 2)).Port(1))})
+		b.Add("t", eps, Element{Key: string(Val{}.Addr(addr4(byte(i>>8), byte(i))).Proto(6).Port(1).Number(uint32(i))), Data: string(Val{}.Addr(addr4(1, 2)).Port(1))})
 	}
 	if err := c.Commit(&b); !errors.Is(err, unix.EMSGSIZE) {
 		t.Errorf("err = %v", err)

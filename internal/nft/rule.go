@@ -140,8 +140,10 @@ func Dport() Field {
 	return Field{typ: Port, load: payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2)}
 }
 
-// PacketMark is the packet's mark.
-func PacketMark() Field { return Field{typ: Mark, load: meta(unix.NFT_META_MARK)} }
+// Priority is the packet's queueing priority. Rules keep what they found out in
+// it from one lookup to the next: unlike the packet's mark it takes no part in
+// routing, and unlike a register nft can print and read what uses it.
+func Priority() Field { return Field{typ: ClassID, load: meta(unix.NFT_META_PRIORITY)} }
 
 // Raw is an address that stands at an offset, in bytes, behind the transport
 // header.
@@ -262,26 +264,14 @@ func flags(load func(*nfnl.Encoder, uint32), bits uint32) Step {
 // (include/net/netfilter/nf_conntrack.h: NF_CT_STATE_BIT; uapi: IPS_*).
 const (
 	stateInvalid = 1
-	stateNew     = 8
 	statusDNAT   = 1 << 5
 )
-
-// StateNew holds for the packets of a connection that has seen no answer.
-func StateNew() Step { return flags(ct(unix.NFT_CT_STATE, false), stateNew) }
 
 // StateInvalid holds for packets that conntrack could not give to a connection.
 func StateInvalid() Step { return flags(ct(unix.NFT_CT_STATE, false), stateInvalid) }
 
 // WasDNAT holds for the packets of a connection whose destination was changed.
 func WasDNAT() Step { return flags(ct(unix.NFT_CT_STATUS, false), statusDNAT) }
-
-// Marked holds when the packet's mark is not zero.
-func Marked() Step {
-	return Step{write: func(e *nfnl.Encoder) {
-		meta(unix.NFT_META_MARK)(e, firstRegister)
-		cmp(e, unix.NFT_CMP_NEQ, native(0))
-	}}
-}
 
 // FromThisHost holds when the source address is one of the host's own.
 func FromThisHost() Step { return fib(unix.NFTA_FIB_F_SADDR) }
@@ -302,27 +292,27 @@ func fib(which uint32) Step {
 
 // Statements.
 
-func setMark(e *nfnl.Encoder) {
+func setPriority(e *nfnl.Encoder) {
 	expr(e, "meta", func() {
-		e.Uint32(unix.NFTA_META_KEY, unix.NFT_META_MARK)
+		e.Uint32(unix.NFTA_META_KEY, unix.NFT_META_PRIORITY)
 		e.Uint32(unix.NFTA_META_SREG, firstRegister)
 	})
 }
 
-// SetMark sets the packet's mark.
-func SetMark(m uint32) Step {
+// SetPriority sets the packet's priority.
+func SetPriority(m uint32) Step {
 	return Step{write: func(e *nfnl.Encoder) {
 		expr(e, "immediate", func() {
 			e.Uint32(unix.NFTA_IMMEDIATE_DREG, firstRegister)
 			value(e, unix.NFTA_IMMEDIATE_DATA, native(m))
 		})
-		setMark(e)
+		setPriority(e)
 	}}
 }
 
-// SetMarkRandom sets the packet's mark to a number drawn evenly from
+// SetPriorityRandom sets the packet's priority to a number drawn evenly from
 // [offset, offset+n). n is at least 1.
-func SetMarkRandom(n, offset uint32) Step {
+func SetPriorityRandom(n, offset uint32) Step {
 	return Step{write: func(e *nfnl.Encoder) {
 		expr(e, "numgen", func() {
 			e.Uint32(unix.NFTA_NG_DREG, firstRegister)
@@ -330,25 +320,27 @@ func SetMarkRandom(n, offset uint32) Step {
 			e.Uint32(unix.NFTA_NG_TYPE, unix.NFT_NG_RANDOM)
 			e.Uint32(unix.NFTA_NG_OFFSET, offset)
 		})
-		setMark(e)
+		setPriority(e)
 	}}
 }
 
-// SetMarkFrom sets the packet's mark to what the map gives for the fields. When
-// it has no such element the rule ends here and the mark stays.
-func SetMarkFrom(m string, fields ...Field) Step {
+// SetPriorityFrom sets the packet's priority to what the map gives for the fields. When
+// it has no such element the rule ends here and the priority
+// stays.
+func SetPriorityFrom(m string, fields ...Field) Step {
 	return Step{family: familyOf(fields), write: func(e *nfnl.Encoder) {
 		concat(e, firstRegister, fields)
 		to := uint32(firstRegister)
 		lookup(e, m, &to, false)
-		setMark(e)
+		setPriority(e)
 	}}
 }
 
-// Dispatch goes to the chain that the map gives for the packet's mark, if any.
+// Dispatch goes to the chain that the map gives for the packet's priority,
+// if any.
 func Dispatch(m string) Step {
 	return Step{write: func(e *nfnl.Encoder) {
-		meta(unix.NFT_META_MARK)(e, firstRegister)
+		meta(unix.NFT_META_PRIORITY)(e, firstRegister)
 		to := uint32(verdict)
 		lookup(e, m, &to, false)
 	}}

@@ -28,10 +28,10 @@ type Type struct {
 
 // The types that Clarion's tables use.
 var (
-	Proto = Type{name: "inet_proto", id: 12, size: 1}
-	Port  = Type{name: "inet_service", id: 13, size: 2}
-	Mark  = Type{name: "mark", id: 19, size: 4, host: true}
-	Goto  = Type{name: "verdict", id: 0xffffff00, size: 0} // the value is the name of a chain
+	Proto   = Type{name: "inet_proto", id: 12, size: 1}
+	Port    = Type{name: "inet_service", id: 13, size: 2}
+	ClassID = Type{name: "classid", id: 23, size: 4, host: true}
+	Goto    = Type{name: "verdict", id: 0xffffff00, size: 0} // the value is the name of a chain
 )
 
 // Addr returns the type of an address of a family.
@@ -74,8 +74,8 @@ func (v Val) Proto(p cluster.Protocol) Val { return append(v, byte(p), 0, 0, 0) 
 // Port appends a port.
 func (v Val) Port(p uint16) Val { return append(v, byte(p>>8), byte(p), 0, 0) }
 
-// Mark appends a packet mark.
-func (v Val) Mark(m uint32) Val { return binary.NativeEndian.AppendUint32(v, m) }
+// Number appends a number in the machine's byte order, as a ClassID is.
+func (v Val) Number(m uint32) Val { return binary.NativeEndian.AppendUint32(v, m) }
 
 // An Element is one entry of a set or a map. Its fields are strings so that
 // they are immutable and comparable; Val makes them.
@@ -109,8 +109,8 @@ func KeyAddr(s string, at int, f ipfam.Family) netip.Addr {
 // KeyPort returns the port at a byte of a key or a value.
 func KeyPort(s string, at int) uint16 { return uint16(s[at])<<8 | uint16(s[at+1]) }
 
-// KeyMark returns the mark at a byte of a key or a value.
-func KeyMark(s string, at int) uint32 {
+// KeyNumber returns the number at a byte of a key or a value.
+func KeyNumber(s string, at int) uint32 {
 	return binary.NativeEndian.Uint32([]byte(s[at : at+4]))
 }
 
