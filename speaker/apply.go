@@ -99,7 +99,7 @@ func (l *loop) hear(now time.Time) {
 		}
 	}
 	for _, e := range l.events {
-		h := Heard{Kind: e.Kind, MAC: e.MAC, At: e.At}
+		h := Heard{Kind: e.Kind, Link: e.Link, MAC: e.MAC, At: e.At}
 		h.Node, h.Foreign = l.whose(e.MAC, now)
 		if e.Kind == Alive {
 			h.Unit.VIP = e.Addr

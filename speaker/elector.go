@@ -44,6 +44,10 @@ type Seat struct {
 	// Able says that this node can answer right now: Link is there, and the
 	// rules for the VIP are in the kernel.
 	Able bool
+	// Refused says why this node is no candidate; empty when it is one.
+	Refused cluster.Refusal
+	// New says that no node is known to have announced the VIP, ever.
+	New bool
 }
 
 // A Heard is a frame of another host about a unit, or about an address that
@@ -51,6 +55,7 @@ type Seat struct {
 // in place of the VIP.
 type Heard struct {
 	Unit Unit
+	Link string // on which it was heard
 	Kind Kind
 	MAC  cluster.MAC
 	Node string // whose MAC it is; empty when no node has published it

@@ -160,6 +160,8 @@ func (t *Topology) Refusals(u Unit, services []*cluster.Service, rule Rule) map[
 func (t *Topology) refuse(u Unit, name string, rule Rule, local map[string]bool) cluster.Refusal {
 	n, links := t.nodes[name], t.segments[u.Segment][name]
 	switch {
+	case n == nil:
+		return cluster.Gone
 	case n.Refused != cluster.Eligible:
 		return n.Refused
 	case len(n.Links) == 0:

@@ -328,7 +328,7 @@ func (l *loop) plan(vip netip.Addr) {
 	before := l.units[vip]
 	delete(l.units, vip)
 	for _, p := range l.topology.Plan(vip, announced, rule) {
-		seat := &Seat{Plan: p}
+		seat := &Seat{Plan: p, Refused: l.topology.refuse(p.Unit, l.cfg.Self, rule, localNodes(announced)), New: unannounced(announced)}
 		if link, ok := l.place(p.Unit, rule); ok {
 			seat.Link, seat.MAC, seat.Able = link.Name, link.MAC, ready && l.failed[link.Name] == ""
 		}
@@ -343,6 +343,11 @@ func (l *loop) plan(vip netip.Addr) {
 	if len(l.carriers[vip]) == 0 {
 		delete(l.carriers, vip)
 	}
+}
+
+// unannounced reports whether no Service that carries a VIP was ever announced.
+func unannounced(services []*cluster.Service) bool {
+	return !slices.ContainsFunc(services, func(s *cluster.Service) bool { return s.Announced })
 }
 
 // services returns the Services that carry a VIP.
@@ -369,7 +374,7 @@ func (l *loop) place(u Unit, rule Rule) (rtnl.Link, bool) {
 func (l *loop) seat(u Unit, now *Seat) {
 	before := l.seats[u]
 	if before != nil && now != nil && before.Link == now.Link && before.MAC == now.MAC && before.Able == now.Able &&
-		before.Key == now.Key && slices.Equal(before.Candidates, now.Candidates) {
+		before.Key == now.Key && before.Refused == now.Refused && before.New == now.New && slices.Equal(before.Candidates, now.Candidates) {
 		return
 	}
 	if before != nil && before.Link != "" && (now == nil || now.Link != before.Link) {

@@ -85,6 +85,7 @@ type Service struct {
 	VIPs        []netip.Addr // status.loadBalancer.ingress with ipMode VIP or none
 	Ours        bool         // the VIPs are Clarion's to announce: type LoadBalancer and of our class
 	OtherProxy  bool         // another proxy serves it: label service.kubernetes.io/service-proxy-name or headless
+	Announced   bool         // it carries the condition clarion.dev/Announced, so a node has announced it before
 	ShareKey    string       // annotation clarion.dev/share; empty when not shared
 	Ports       []Port
 

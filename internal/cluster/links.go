@@ -11,6 +11,10 @@ import (
 // links on which it can announce, with their MAC addresses.
 const AnnotationLinks = "clarion.dev/links"
 
+// ConditionAnnounced is the type of the condition on a Service that says who
+// announces its addresses, since when, or why nobody does.
+const ConditionAnnounced = "clarion.dev/Announced"
+
 // linkJSON is a Link as the annotation clarion.dev/links carries it.
 type linkJSON struct {
 	Name     string   `json:"name"`

@@ -24,10 +24,6 @@ import (
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
 
-// ConditionAnnounced is the type of the condition on a Service that says who
-// announces its addresses, since when, or why nobody does.
-const ConditionAnnounced = "clarion.dev/Announced"
-
 // Manager is the field manager under which every agent writes the condition.
 // One name for all agents: the condition belongs to whoever owns the address
 // now, and a manager per node would grow managedFields with the cluster.
@@ -176,7 +172,7 @@ func (t *Teller) write(ctx context.Context, key cluster.Key, s Statement) error 
 		return nil
 	}
 	condition := applymeta.Condition().
-		WithType(ConditionAnnounced).
+		WithType(cluster.ConditionAnnounced).
 		WithStatus(status(s.Announced)).
 		WithReason(s.Reason).
 		WithMessage(s.Message).
@@ -192,7 +188,7 @@ func (t *Teller) write(ctx context.Context, key cluster.Key, s Statement) error 
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("write condition %s of Service %s: %w", ConditionAnnounced, key, err)
+		return fmt.Errorf("write condition %s of Service %s: %w", cluster.ConditionAnnounced, key, err)
 	}
 	return t.event(ctx, now, s)
 }
@@ -200,7 +196,7 @@ func (t *Teller) write(ctx context.Context, key cluster.Key, s Statement) error 
 // says reports whether the Service's condition already is what s wants.
 func says(svc *v1.Service, s Statement) bool {
 	for _, c := range svc.Status.Conditions {
-		if c.Type == ConditionAnnounced {
+		if c.Type == cluster.ConditionAnnounced {
 			return c.Status == status(s.Announced) && c.Reason == s.Reason && c.Message == s.Message
 		}
 	}

@@ -53,7 +53,7 @@ func TestAStatementBecomesAConditionAndOneEvent(t *testing.T) {
 		t.Fatal(svc.Status, err)
 	}
 	c := svc.Status.Conditions[0]
-	if c.Type != ConditionAnnounced || c.Status != "True" || c.Message != statement().Message || c.LastTransitionTime.Unix() != 1000 {
+	if c.Type != cluster.ConditionAnnounced || c.Status != "True" || c.Message != statement().Message || c.LastTransitionTime.Unix() != 1000 {
 		t.Errorf("condition %+v", c)
 	}
 	if got := strings.Join(writes(client), ", "); got != "patch services, create events" {

@@ -9,6 +9,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
@@ -26,7 +27,7 @@ const AnnotationShare = "clarion.dev/share"
 // service makes the plain value of a Service and its slices. class is the
 // loadBalancerClass that is ours beside none. It never fails: what cannot be
 // read is left out and told in problems, one sentence each.
-func service(svc *v1.Service, slices []*discovery.EndpointSlice, class string) (s *cluster.Service, problems []string) {
+func service(svc *v1.Service, found []*discovery.EndpointSlice, class string) (s *cluster.Service, problems []string) {
 	c := &collector{subject: fmt.Sprintf("Service %s/%s", svc.Namespace, svc.Name)}
 	s = &cluster.Service{
 		Key:           cluster.Key(svc.Namespace + "/" + svc.Name),
@@ -54,6 +55,9 @@ func service(svc *v1.Service, slices []*discovery.EndpointSlice, class string) (
 	if svc.Spec.Type == v1.ServiceTypeLoadBalancer {
 		s.Ours = svc.Spec.LoadBalancerClass == nil || *svc.Spec.LoadBalancerClass == class
 		s.VIPs = c.addresses("status.loadBalancer.ingress", vips(svc.Status.LoadBalancer.Ingress))
+		s.Announced = slices.ContainsFunc(svc.Status.Conditions, func(c metav1.Condition) bool {
+			return c.Type == cluster.ConditionAnnounced && c.Status == metav1.ConditionTrue
+		})
 	}
 	for _, p := range svc.Spec.Ports {
 		protocol, ok := protocols[p.Protocol]
@@ -63,7 +67,7 @@ func service(svc *v1.Service, slices []*discovery.EndpointSlice, class string) (
 		}
 		s.Ports = append(s.Ports, cluster.Port{
 			Name: p.Name, Protocol: protocol, Port: uint16(p.Port), NodePort: uint16(p.NodePort), // validated by the API
-			Endpoints: c.endpoints(p, slices),
+			Endpoints: c.endpoints(p, found),
 		})
 	}
 	return s, c.problems
