@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -250,7 +249,7 @@ func (a *api) replace(gr schema.GroupResource, have, next object, subresource st
 // commit stores obj and tells the watches. It returns a copy.
 func (a *api) commit(resource string, obj object) object {
 	key := keyOfObject(obj)
-	had := a.objects[resource][key] != nil
+	before, had := a.objects[resource][key]
 	a.version++
 	obj.SetResourceVersion(strconv.FormatInt(a.version, 10))
 	if a.objects[resource] == nil {
@@ -276,33 +275,31 @@ func (a *api) commit(resource string, obj object) object {
 		}
 	}
 	if resource == "services" && !a.cheap {
-		a.audit()
+		a.audit(before, obj)
 	}
 	return obj.DeepCopyObject().(object)
 }
 
-// audit looks for an address that two Services carry without being allowed to
-// (A1). It runs after every write of a Service, so nothing passes between two
-// looks.
-func (a *api) audit() {
-	type carrier struct {
-		svc   *v1.Service
-		share string
-	}
-	on := map[netip.Addr][]carrier{}
-	for _, key := range slices.Sorted(maps.Keys(a.objects["services"])) {
-		svc := a.objects["services"][key].(*v1.Service)
-		for _, in := range svc.Status.LoadBalancer.Ingress {
-			addr := netip.MustParseAddr(in.IP)
-			on[addr] = append(on[addr], carrier{svc, svc.Annotations["clarion.dev/share"]})
+// audit looks for an address that this write put on a Service although another
+// one carries it and the two may not share it (A1). It runs after every write of
+// a Service, so nothing passes between two looks. (A user who forbids two
+// Services to share what they have makes no double: the one that lost the
+// right has to move.)
+func (a *api) audit(old, written object) {
+	svc := written.(*v1.Service)
+	before, _ := old.(*v1.Service)
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if before != nil && slices.ContainsFunc(before.Status.LoadBalancer.Ingress, func(b v1.LoadBalancerIngress) bool { return b.IP == in.IP }) {
+			continue
 		}
-	}
-	for addr, all := range on {
-		for i, one := range all {
-			for _, two := range all[:i] {
-				if one.share == "" || one.share != two.share || samePort(one.svc, two.svc) {
-					a.doubles = append(a.doubles, fmt.Sprintf("version %d: %s is on %s and on %s", a.version, addr, keyOf(two.svc), keyOf(one.svc)))
-				}
+		for key, o := range a.objects["services"] {
+			other := o.(*v1.Service)
+			if key == keyOfObject(svc) || !slices.ContainsFunc(other.Status.LoadBalancer.Ingress, func(b v1.LoadBalancerIngress) bool { return b.IP == in.IP }) {
+				continue
+			}
+			share := svc.Annotations["clarion.dev/share"]
+			if share == "" || share != other.Annotations["clarion.dev/share"] || samePort(svc, other) {
+				a.doubles = append(a.doubles, fmt.Sprintf("version %d: %s is given to %s and is on %s", a.version, in.IP, keyOf(svc), key))
 			}
 		}
 	}

@@ -286,3 +286,5 @@ func TestMain(m *testing.M) {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
 	os.Exit(m.Run())
 }
+
+type metaObject = metav1.ObjectMeta
