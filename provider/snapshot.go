@@ -80,6 +80,7 @@ func NewSnapshot(o Objects, now time.Time) (*Snapshot, []error) {
 	slices.SortFunc(services, func(a, b *v1.Service) int {
 		return cmp.Or(a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
 	})
+	var moving []mover
 	for _, svc := range services {
 		if roleOf(svc, class, false) == hidden {
 			continue
@@ -88,7 +89,15 @@ func NewSnapshot(o Objects, now time.Time) (*Snapshot, []error) {
 		if err != nil {
 			r.Addresses = nil
 		}
-		s.adopt(r, vips(svc), intents[svc.UID], wants(svc, class))
+		has := vips(svc)
+		if in := intents[svc.UID]; len(in.Addrs) > 0 && wants(svc, class) {
+			moving = append(moving, mover{r, has}) // the ledger is newer than the status
+			has = in.Addrs
+		}
+		s.Alloc.Restore(r, has)
+	}
+	for _, m := range moving {
+		s.leave(m)
 	}
 	for _, svc := range services {
 		if !wants(svc, class) {
@@ -100,23 +109,20 @@ func NewSnapshot(o Objects, now time.Time) (*Snapshot, []error) {
 	return s, problems
 }
 
-// adopt records what a Service has, as the controller does when it begins: the
-// ledger is newer than the status.
-func (s *Snapshot) adopt(r allocator.Request, shows []netip.Addr, intent Intent, wants bool) {
-	has := shows
-	if len(intent.Addrs) > 0 && wants {
-		has = intent.Addrs
-	}
-	s.Alloc.Restore(r, has)
-	var moving []netip.Addr
-	for _, a := range shows {
-		if !slices.Contains(has, a) && len(s.Alloc.Owners(a)) == 0 {
-			moving = append(moving, a)
-		}
-	}
-	if len(moving) > 0 {
+// A mover is a Service whose status still shows addresses that it gave up.
+type mover struct {
+	request allocator.Request
+	shows   []netip.Addr
+}
+
+// leave keeps from everybody what a status still shows, as the controller does
+// until the status shows it no more.
+func (s *Snapshot) leave(m mover) {
+	left := slices.DeleteFunc(slices.Clone(m.shows), func(a netip.Addr) bool { return len(s.Alloc.Owners(a)) > 0 })
+	if len(left) > 0 {
+		r := m.request
 		r.Key, r.Addresses, r.Pool = r.Key+" (moving away)", nil, ""
-		s.Alloc.Restore(r, moving)
+		s.Alloc.Restore(r, left)
 	}
 }
 
