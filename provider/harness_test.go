@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/tools/cache"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 	"k8s.io/klog/v2"
@@ -284,6 +285,9 @@ func objectMeta(namespace, name string) metav1.ObjectMeta {
 // TestMain silences the Kubernetes libraries, whose every step would be logged.
 func TestMain(m *testing.M) {
 	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
+	// The default handlers sleep when errors come fast, by a clock that all
+	// tests share, and synctest's have clocks of their own.
+	runtime.ErrorHandlers = nil
 	os.Exit(m.Run())
 }
 
