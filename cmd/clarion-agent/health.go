@@ -6,7 +6,7 @@ import (
 )
 
 // handler serves /healthz, /readyz and /metrics.
-func handler(ready func() error, s statser) http.Handler {
+func handler(ready func() error, s statser, e *events) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -16,6 +16,6 @@ func handler(ready func() error, s statser) http.Handler {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /metrics", metrics(s))
+	mux.Handle("GET /metrics", metrics(s, e))
 	return mux
 }

@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -84,23 +85,45 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return err
 	}
 	teller := tell.New(client, o.node, log)
+	events := newEvents(log)
+	talk, err := newGossip(ctx, o, client, w.Feed(), events, log)
+	if err != nil {
+		return err
+	}
 	fencer := &fencer{fence: fence, feed: w.Feed(), log: log}
 	s, err := speaker.New(speaker.Config{
 		Self: o.node, Log: log, Feed: w.Feed(),
 		Links: links.Links, LinksChanged: changes.Changed(), Open: speaker.OpenPacket(log, nil),
-		Ready:  fencer.stands,
-		Report: func(r speaker.Report) { report(o.node, teller, r) },
+		Ready:   fencer.stands,
+		Elector: talk.claims,
+		Report:  func(r speaker.Report) { report(o.node, teller, r) },
 	})
 	if err != nil {
 		return err
 	}
 	fencer.kick = s.Kick
-	return task.Run(ctx,
-		w, changes, s, fencer, teller,
+	tasks := append(talk.tasks, w, changes, s, fencer, teller,
 		&rules{feed: w.Feed(), set: s.SetRules, log: log},
 		&viewfile.Writer{Path: o.view(), Every: storeEvery, Feed: w.Feed(), Log: log},
-		serve("health", health, handler(fencer.ready, s)),
+		serve("health", health, handler(fencer.ready, s, events)),
 	)
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { leave(talk.claims.Leave(), log); stop() })()
+	return task.Run(working, tasks...)
+}
+
+// leaveLimit bounds what a planned end may take. It is more than the claims
+// take by themselves and less than the Pod's grace.
+const leaveLimit = 7 * time.Second
+
+// leave waits until this node's VIPs are with others.
+func leave(left <-chan struct{}, log *slog.Logger) {
+	select {
+	case <-left:
+	case <-time.After(leaveLimit):
+		log.Error("the VIPs of this node could not be handed over in time; others take them when it is silent")
+	}
 }
 
 func (o options) view() string { return filepath.Join(o.state, "view.json") }

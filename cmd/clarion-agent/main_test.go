@@ -36,7 +36,7 @@ func without(t *testing.T, drop ...int) {
 // An agent that cannot do its work says what is missing and ends; a DaemonSet
 // shows that better than an agent that runs and does nothing.
 func TestWhatTheAgentCannotRunWithout(t *testing.T) {
-	pod := map[string]string{"NODE_NAME": "node1"}
+	pod := map[string]string{"NODE_NAME": "node1", "HOST_IP": "192.0.2.11"}
 	tests := []struct {
 		name string
 		env  map[string]string

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"time"
+
+	"github.com/clarion-lb/clarion/internal/ownership"
 )
 
 // options are what a user can set. Everything has a default but the node's
@@ -22,6 +25,9 @@ type options struct {
 	state      string
 	host       string
 	health     string
+	address    netip.Addr
+	gossip     uint16
+	silence    time.Duration
 	level      slog.Level
 }
 
@@ -44,9 +50,24 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	fs.StringVar(&o.host, "host", "/host", "where directories of the host are mounted; only the kubelet's kubeconfig is looked for there")
 	fs.StringVar(&o.health, "health", ":7949", "address of /healthz, /readyz and /metrics")
 	fs.TextVar(&o.level, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.Func("address", "address of the node at which other agents reach this one (HOST_IP)", func(text string) (err error) {
+		o.address, err = netip.ParseAddr(text)
+		return err
+	})
+	port := fs.Uint("gossip-port", 7947, "UDP and TCP port on which the agents talk; the same on all nodes, and open between them")
+	fs.DurationVar(&o.silence, "failover-silence", ownership.DefaultSilence, "how long a node may be silent before its VIPs are asked for on the wire; 200ms to 5s. Shorter stalls never move a VIP")
+	if ip := getenv("HOST_IP"); ip != "" {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			o.address = a
+		}
+	}
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
+	if *port == 0 || *port > 65535 {
+		return o, fmt.Errorf("--gossip-port=%d is not a port", *port)
+	}
+	o.gossip = uint16(*port)
 	return o, o.check(fs.Args())
 }
 
@@ -59,6 +80,12 @@ func (o options) check(rest []string) error {
 	if o.node == "" {
 		errs = append(errs, errors.New("the name of the node is not known: set NODE_NAME from the Pod's spec.nodeName, or --node"))
 	}
+	if !o.address.IsValid() {
+		errs = append(errs, errors.New("the address of the node is not known: set HOST_IP from the Pod's status.hostIP, or --address"))
+	}
+	if o.silence < minSilence || o.silence > maxSilence {
+		errs = append(errs, fmt.Errorf("--failover-silence=%s is outside %s to %s", o.silence, minSilence, maxSilence))
+	}
 	if o.profile != profileLB {
 		errs = append(errs, fmt.Errorf("--profile=%s is not a profile of this version: it has %s", o.profile, profileLB))
 	}
@@ -67,6 +94,14 @@ func (o options) check(rest []string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// The bounds of --failover-silence. Below, a stall that the agent's own guard
+// does not notice (150 ms) could move a VIP; above, the API server's view of a
+// dead node is as fast.
+const (
+	minSilence = 200 * time.Millisecond
+	maxSilence = 5 * time.Second
+)
 
 // apiGrace is how long the API server may take to answer at start before the
 // view that was stored on disk is served: long enough for a healthy one, so

@@ -13,8 +13,10 @@ func TestParse(t *testing.T) {
 		env  map[string]string
 		want []string // in the error; none means no error
 	}{
-		{"a Pod's environment is enough", nil, map[string]string{"NODE_NAME": "node1", "POD_NAMESPACE": "x"}, nil},
-		{"without the node's name", nil, nil, []string{"NODE_NAME", "spec.nodeName"}},
+		{"a Pod's environment is enough", nil, map[string]string{"NODE_NAME": "node1", "POD_NAMESPACE": "x", "HOST_IP": "2001:db8:1::11"}, nil},
+		{"without the node's name and address", nil, nil, []string{"NODE_NAME", "spec.nodeName", "HOST_IP"}},
+		{"a silence that a stall would break", []string{"--failover-silence=50ms", "--address=192.0.2.11", "--node=a"}, nil, []string{"--failover-silence=50ms", "200ms"}},
+		{"no port", []string{"--gossip-port=70000"}, nil, []string{"--gossip-port=70000"}},
 		{"every problem at once", []string{"--profile=fast", "--state=here", "stray"}, nil,
 			[]string{"NODE_NAME", "--profile=fast", "--state=here", `"stray"`}},
 		{"an unknown flag", []string{"--nod=a"}, nil, []string{"-nod"}},

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	controller := provider.New(client, o.config(log), registry)
 
 	server := &http.Server{Addr: o.health, Handler: handler(controller, registry), ReadHeaderTimeout: readHeaderTimeout}
-	if err := task.Run(ctx, serving(server), controller); err != nil {
+	if err := task.Run(ctx, serving(server), controller, &provider.KeyMaker{Client: client, Namespace: o.namespace, Log: log}); err != nil {
 		log.Error("ending", "err", err)
 		return exitFailed
 	}
