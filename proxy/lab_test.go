@@ -76,6 +76,9 @@ func newLab(t testing.TB) *lab {
 	for name, node := range map[string]*nstest.Host{"a": l.a, "b": l.b} {
 		node.Sysctl("net.ipv4.ip_forward", "1")
 		node.Sysctl("net.ipv6.conf.all.forwarding", "1")
+		// The kernel limits ICMP errors to some per second; tests ask faster.
+		node.Sysctl("net.ipv4.icmp_ratelimit", "0")
+		node.Sysctl("net.ipv6.icmp.ratelimit", "0")
 		// Redirects count against the same limit as the errors that tests wait for.
 		node.Sysctl("net.ipv4.conf.all.send_redirects", "0")
 		node.Sysctl("net.ipv4.conf.eth0.send_redirects", "0")
@@ -108,6 +111,14 @@ func newLab(t testing.TB) *lab {
 			l.client.IP("route add %s via %s", addrs[svc][fam], addrs["a"][fam])
 		}
 	}
+	l.restart()
+	return l
+}
+
+// newBareLab returns a lab that has nothing but node a: for tests that look at
+// tables and send no packets.
+func newBareLab(t testing.TB) *lab {
+	l := &lab{t: t, a: nstest.NewHost(t, "a"), now: time.Unix(1e9, 0)}
 	l.restart()
 	return l
 }

@@ -65,10 +65,10 @@ type PortUse struct {
 }
 
 // PlanService returns what s wants of the kernel of the node that sees v. A
-// nil or headless Service wants nothing.
+// nil or headless Service wants nothing, nor does one that another proxy serves.
 func PlanService(s *cluster.Service, v View) Plan {
 	p := Plan{Fronts: map[Front]Target{}}
-	if s == nil || len(s.ClusterIPs) == 0 {
+	if s == nil || len(s.ClusterIPs) == 0 || s.OtherProxy {
 		return p
 	}
 	p.ClusterIPs = s.ClusterIPs
