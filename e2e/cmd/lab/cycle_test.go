@@ -293,8 +293,8 @@ func look(t *testing.T) machine {
 			"fs.inotify.max_user_instances", "fs.inotify.max_user_watches"),
 		"files": lines("sh", "-c", "ls -Ad /etc/cni /opt/cni /var/lib/kubelet /var/lib/cni /var/lib/clarion "+
 			"/var/log/pods /var/log/containers /run/* /tmp/layer-* 2>/dev/null || true"),
-		// Other programs come and go on a machine; these are the ones that a lab runs.
-		"processes": lines("sh", "-c", `ps -eo comm | grep -E '^(etcd|kube|containerd|runc|agnhost|coredns|lab|ctr|tcpdump)' | sort || true`),
+		// Other programs come and go on a machine; these are the ones that a lab runs. Dead ones wait for process 1.
+		"processes": lines("sh", "-c", `ps -eo stat,comm | awk '$1 !~ /^Z/ {print $2}' | grep -E '^(etcd|kube|containerd|runc|agnhost|coredns|lab|ctr|tcpdump)' | sort || true`),
 	}
 	return m
 }

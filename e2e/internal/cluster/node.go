@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/clarion-lb/clarion/e2e/internal/build"
 	"github.com/clarion-lb/clarion/e2e/internal/hostinit"
 	"github.com/clarion-lb/clarion/e2e/internal/plan"
+	"github.com/clarion-lb/clarion/e2e/internal/proc"
 	"github.com/clarion-lb/clarion/e2e/internal/step"
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
@@ -199,7 +202,7 @@ func (c *Cluster) loadImagesOn(ctx context.Context, n *lab.Host, archives []stri
 		if why := c.crashed(n.Name, "containerd"); why != "" {
 			return false, "", fmt.Errorf("%s", why)
 		}
-		_, err := n.Output(ctx, "ctr", "version")
+		_, err := ctr(ctx, n, "version")
 		if err != nil {
 			return false, err.Error(), nil
 		}
@@ -209,11 +212,22 @@ func (c *Cluster) loadImagesOn(ctx context.Context, n *lab.Host, archives []stri
 		return fmt.Errorf("container runtime of %s: %w\n%s", n.Name, err, c.tail(name))
 	}
 	for _, archive := range archives {
-		if _, err := n.Output(ctx, "ctr", "--namespace", "k8s.io", "images", "import", archive); err != nil {
+		if _, err := ctr(ctx, n, "--namespace", "k8s.io", "images", "import", archive); err != nil {
 			return fmt.Errorf("load image on %s: %w\n%s", n.Name, err, c.tail(name))
 		}
 	}
 	return nil
+}
+
+// ctr runs the client of a node's container runtime, with the node's files but outside its process namespace: there it
+// would outlive its parent if that was killed.
+func ctr(ctx context.Context, n *lab.Host, args ...string) (string, error) {
+	init, err := n.Init()
+	if err != nil {
+		return "", err
+	}
+	enter := []string{"--target", strconv.Itoa(init.PID), "--mount", "--net", "--", "ctr"}
+	return proc.Output(exec.CommandContext(ctx, "nsenter", append(enter, args...)...))
 }
 
 // openGate lets a program of the nodes start.

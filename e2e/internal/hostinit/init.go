@@ -54,7 +54,7 @@ func enterCgroups(spec Spec) error {
 	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 		return fmt.Errorf("make a cgroup namespace: %w", err)
 	}
-	err := unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), stageVariable+"=2"))
+	err := unix.Exec(os.Args[0], os.Args, append(os.Environ(), stageVariable+"=2"))
 	return fmt.Errorf("begin the second stage: %w", err)
 }
 

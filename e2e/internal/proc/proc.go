@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,21 +88,30 @@ func (id ID) Kill() error {
 	return waitGone(fd, id.PID)
 }
 
-// killPatience is how long a killed process may take to end, in milliseconds: all of a node's pods end with its init.
-const killPatience = 20_000
+// killPatience is how long a killed process may take to end: all of a node's pods end with its init.
+const killPatience = 20 * time.Second
 
 func waitGone(fd, pid int) error {
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, killPatience)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
+	deadline := time.Now().Add(killPatience)
+	for time.Now().Before(deadline) {
+		const pause = 50 // milliseconds, after which to look for the other way to be gone
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, pause)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
 			return fmt.Errorf("wait for the end of process %d: %w", pid, err)
+		case n > 0 || empty(pid):
+			return nil
 		}
-		if n == 0 {
-			return fmt.Errorf("process %d did not end within %d ms of SIGKILL", pid, killPatience)
-		}
-		return nil
 	}
+	return fmt.Errorf("process %d did not end within %s of SIGKILL", pid, killPatience)
+}
+
+// empty tells whether the process has given up its namespaces, and so its mounts and links, and is nothing but a number
+// any more. The first process of a process namespace stays like that while a dead process of the namespace has not been
+// collected by a parent outside of it, which is for ever where that parent is a process 1 that collects nothing, as in
+// many containers.
+func empty(pid int) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
