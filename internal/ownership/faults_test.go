@@ -138,6 +138,7 @@ func (w *world) carrier(v *host, d time.Duration) time.Duration {
 
 func (w *world) setCarrier(v *host, link int, up bool) {
 	v.carrier[link] = up
+	v.since = w.now
 	w.changed()
 	v.tell(v.linksEvent())
 }
@@ -160,6 +161,7 @@ func (w *world) cut(d time.Duration, gossip, wire bool, apart func(from, to int)
 			}
 		}
 	}
+	w.cutAt = w.now + d
 	w.changed()
 	w.at(d, func() {
 		w.gossip = square(len(w.nodes))

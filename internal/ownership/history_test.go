@@ -28,6 +28,7 @@ func draw(seed uint64) setup {
 	s.gateway = r.IntN(5) > 0
 	s.second = r.IntN(4) == 0
 	s.closed = r.IntN(20) == 0
+	s.log = []int{0, 0, 1}[r.IntN(3)]
 	s.faults = append(slices.Clone(single), "onewire")
 	if *onlyFault != "" {
 		s.faults = strings.Split(*onlyFault, ",")

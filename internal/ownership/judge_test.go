@@ -28,6 +28,8 @@ type judge struct {
 	announced, probed int
 	reports           map[What]int
 	verified          int
+	contested         int // units that were taken by two
+	alarms            int // living peers that were taken for silent
 }
 
 func (j *judge) init(w *world) {
@@ -52,6 +54,14 @@ func (j *judge) report(h *host, r Report) {
 	}
 	if r.What == Drained {
 		h.leftAt = j.w.now
+	}
+	if r.What == Released && r.Peer != "" && !h.drained {
+		j.contested++
+	}
+	if r.What == PeerSilent && j.on {
+		if o := j.w.byName[r.Peer]; o.active() && j.w.now-o.since > 500*time.Millisecond && j.w.now-j.w.cutAt > 500*time.Millisecond && o.carrier[0] && h.carrier[0] {
+			j.alarms++
+		}
 	}
 	switch r.What {
 	case Took, Released:

@@ -48,6 +48,7 @@ type Config struct {
 	Silence time.Duration
 
 	off rule // rules that a test has switched off
+	log int  // changes remembered for peers that missed them; 0 means deltaLog
 }
 
 // A Machine decides for one node. It is not safe for concurrent use: one
@@ -89,6 +90,7 @@ type Machine struct {
 	rerank    bool
 	recount   bool
 	nextHello time.Duration
+	nextKnock time.Duration
 	rotate    int // where the slow round over unwatched peers stands
 	handAt    time.Duration
 }
@@ -98,6 +100,9 @@ type Machine struct {
 func New(cfg Config) *Machine {
 	if cfg.Silence == 0 {
 		cfg.Silence = DefaultSilence
+	}
+	if cfg.log == 0 {
+		cfg.log = deltaLog
 	}
 	m := &Machine{
 		cfg:   cfg,
@@ -142,7 +147,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 func (m *Machine) NextWake() time.Duration {
 	next := m.now + stallLimit/3
 	sooner := func(t time.Duration) { next = min(next, max(t, m.now)) }
-	sooner(m.nextHello)
+	sooner(min(m.nextHello, m.nextKnock))
 	if t, ok := m.timers.next(); ok {
 		sooner(t)
 	}

@@ -254,9 +254,20 @@ func (m *Machine) hello(p *peer) {
 	m.do(Send{p.name, Hello{m.cfg.Boot, m.pub.version, m.now}})
 }
 
-// hellos asks for signs of life, every 100 ms.
+// hellos asks for signs of life: the living every 100 ms, the silent twice as
+// often, because the time in which two nodes may answer for one VIP ends with
+// the first round trip after a heal.
 func (m *Machine) hellos() {
+	if m.now < min(m.nextHello, m.nextKnock) {
+		return
+	}
+	m.nextKnock = m.after(knockEvery)
 	if m.now < m.nextHello {
+		for _, p := range m.sorted {
+			if p.silent && m.knocks(p) {
+				m.hello(p)
+			}
+		}
 		return
 	}
 	m.nextHello = m.after(helloEvery)

@@ -88,7 +88,7 @@ func (m *Machine) publish() {
 			m.pub.again = append(m.pub.again, again{m.after(resendAfter), s})
 		}
 	}
-	if n := len(m.pub.log) - deltaLog; n > 0 {
+	if n := len(m.pub.log) - m.cfg.log; n > 0 {
 		m.pub.log = slices.Clone(m.pub.log[n:])
 	}
 }
@@ -148,7 +148,7 @@ func (m *Machine) set(p *peer, s Set) {
 		if p.ahead == nil {
 			p.ahead = map[uint64]Set{}
 		}
-		if len(p.ahead) < deltaLog {
+		if len(p.ahead) < m.cfg.log {
 			p.ahead[s.Base] = s
 		}
 	default:

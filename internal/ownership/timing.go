@@ -10,6 +10,7 @@ const DefaultSilence = 260 * time.Millisecond
 const (
 	silenceJitter = 100 * time.Millisecond
 	helloEvery    = 100 * time.Millisecond
+	knockEvery    = 50 * time.Millisecond
 
 	// A loop that was not called for longer than this has stalled. It must be
 	// shorter than the silence, so that a node which peers may have given up

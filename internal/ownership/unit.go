@@ -323,11 +323,7 @@ func (m *Machine) stop(u *unit, to *peer) {
 
 // defend is called when a peer claims what this node has the better claim on.
 func (m *Machine) defend(u *unit, p *peer) {
-	if e := p.claims[u.Unit]; e >= u.epoch && m.on(ruleRepublish) {
-		u.epoch = u.next(e) // a third node that sees both claims must come to the same answer
-		u.high = u.epoch
-		m.changed(u.Unit)
-	} else if m.now-p.knocked >= pullGap {
+	if m.now-p.knocked >= pullGap {
 		m.hello(p) // it pulls what it has missed
 	}
 	m.repeat(u)
@@ -342,17 +338,15 @@ func (m *Machine) repeat(u *unit) {
 	}
 }
 
-// announceAgainst announces, after a peer has come back, what was taken from
-// it, because it may have answered old questions; and all that it may have
-// taken if that is not known.
+// announceAgainst announces, after a peer has come back, all that it may have
+// announced meanwhile, if its set has come as a whole and so does not tell. (In
+// the usual case the changes tell, and each is defended by itself.)
 func (m *Machine) announceAgainst(p *peer) {
-	if !m.on(ruleReturn) {
-		return
-	}
-	for _, u := range sortedUnits(m.mine) {
-		if u.from == p || p.whole && p.on(u.Segment) {
-			u.from = nil
-			m.repeat(u)
+	if p.whole && m.on(ruleReturn) {
+		for _, u := range sortedUnits(m.mine) {
+			if p.on(u.Segment) {
+				m.repeat(u)
+			}
 		}
 	}
 	p.robbed, p.whole = false, false

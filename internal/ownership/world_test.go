@@ -33,6 +33,7 @@ type world struct {
 	planned map[Unit]planned
 	comps   [2][]int       // see components
 	caches  map[Unit]*host // what the clients believe
+	cutAt   time.Duration  // when links or gossip were last cut or healed
 	mtu     int            // of messages, largest seen
 
 	judge   judge
@@ -51,6 +52,7 @@ type setup struct {
 	faults   []string // to choose from
 	count    int
 	off      rule
+	log      int // of changes, in the machines
 	silence  time.Duration
 	pause    time.Duration // between faults, at least
 	closed   bool          // one node's gossip port is closed from the start
@@ -200,6 +202,7 @@ type host struct {
 	answers map[Unit]bool
 	lease   time.Duration
 	leftAt  time.Duration
+	since   time.Duration // it runs, and its links do
 }
 
 type letter struct {
@@ -221,8 +224,8 @@ func (h *host) boot() {
 	h.gen++
 	h.power, h.runs, h.stopped, h.frozen, h.inbox = true, true, false, false, nil
 	h.w.changed()
-	h.answers, h.born = map[Unit]bool{}, w.now
-	h.m = New(Config{Self: h.name, Boot: uint64(h.id+1)<<32 | h.boots, Seed: w.setup.seed ^ h.boots<<40, Silence: w.setup.silence, off: w.setup.off})
+	h.answers, h.born, h.since = map[Unit]bool{}, w.now, w.now
+	h.m = New(Config{Self: h.name, Boot: uint64(h.id+1)<<32 | h.boots, Seed: w.setup.seed ^ h.boots<<40, Silence: w.setup.silence, off: w.setup.off, log: w.setup.log})
 	h.step(h.nodesEvent())
 	h.step(h.linksEvent())
 	wants := Wants{}
@@ -300,7 +303,7 @@ func (h *host) deliver(frame bool, f func()) {
 // resume lets a stopped or frozen process run again; the worst comes first:
 // what has queued up is read before any timer.
 func (h *host) resume() {
-	h.stopped, h.frozen = false, false
+	h.stopped, h.frozen, h.since = false, false, h.w.now
 	h.w.changed()
 	in := h.inbox
 	h.inbox = nil
