@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/clarion-lb/clarion/e2e/internal/build"
 	"github.com/clarion-lb/clarion/e2e/internal/plan"
 	"github.com/clarion-lb/clarion/e2e/internal/proc"
 )
@@ -39,8 +40,8 @@ const (
 // The images that every node has. Agnhost is the upstream test program (netexec, connect, serve-hostname, …) alone on an
 // empty root.
 const (
-	AgnhostImage = "clarion.dev/lab/agnhost:1"
-	PauseImage   = "clarion.dev/lab/pause:1"
+	AgnhostImage = build.AgnhostImage
+	PauseImage   = build.PauseImage
 )
 
 // Lab is a lab that is up, or one that is being started or taken down.

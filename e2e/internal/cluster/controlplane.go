@@ -119,7 +119,7 @@ func (c *Cluster) startControlPlane() error {
 		return fmt.Errorf("make the directory of %s: %w", h.Name, err)
 	}
 	spec := hostinit.Spec{
-		Host: h.Name, Netns: h.Netns(), Cgroup: c.cgroup(h.Name),
+		Host: h.Name, Cgroup: c.cgroup(h.Name),
 		Private: privateDirs, Upper: filepath.Join(data, "private"),
 		Relay:     netip.AddrPortFrom(h.V4(), apiPort).String(),
 		Listeners: c.RelayCount(),

@@ -95,7 +95,7 @@ func (c *Cluster) startNode(n *lab.Host) error {
 	})
 	kubelet.Log, kubelet.Gate = c.Log(n.Name+"-kubelet"), c.Gate(n.Name, "kubelet")
 	spec := hostinit.Spec{
-		Host: n.Name, Netns: n.Netns(), Cgroup: c.cgroup(n.Name),
+		Host: n.Name, Cgroup: c.cgroup(n.Name),
 		Private: privateDirs, Upper: filepath.Join(dir, "private"), Binds: binds,
 		Programs: []hostinit.Program{
 			{Name: "containerd", Args: []string{"/usr/bin/containerd", "--config", filepath.Join(dir, "containerd.toml")},

@@ -11,8 +11,7 @@ import (
 
 // Spec says what a host is. It is written to a file that the init reads.
 type Spec struct {
-	Host  string `json:"host"`  // also the hostname
-	Netns string `json:"netns"` // of which the init is a member already
+	Host string `json:"host"` // also the hostname
 	// Private are directories that get a view of their own on this host: what stands in them on the machine can be read,
 	// what is written goes to Upper.
 	Private []string `json:"private,omitempty"`
