@@ -91,21 +91,22 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 		return err
 	}
 	fencer := &fencer{fence: fence, feed: w.Feed(), log: log}
+	explain := &explainer{node: o.node, ready: fencer.ready, rules: fencer.stands}
 	s, err := speaker.New(speaker.Config{
 		Self: o.node, Log: log, Feed: w.Feed(),
 		Links: links.Links, LinksChanged: changes.Changed(), Open: speaker.OpenPacket(log, nil),
 		Ready:   fencer.stands,
 		Elector: talk.claims,
-		Report:  func(r speaker.Report) { report(o.node, teller, r) },
+		Report:  func(r speaker.Report) { explain.note(r); report(o.node, teller, r) },
 	})
 	if err != nil {
 		return err
 	}
-	fencer.kick = s.Kick
+	fencer.kick, explain.speaker = s.Kick, s
 	tasks := append(talk.tasks, w, changes, s, fencer, teller,
 		&rules{feed: w.Feed(), set: s.SetRules, log: log},
 		&viewfile.Writer{Path: o.view(), Every: storeEvery, Feed: w.Feed(), Log: log},
-		serve("health", health, handler(fencer.ready, s, events)),
+		serve("health", health, explain.over(handler(fencer.ready, s, events))),
 	)
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
