@@ -43,7 +43,10 @@ func newBook() *book {
 // put plans Services anew and returns what that touches. A nil Service is one
 // that is gone.
 func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
-	cs := changeset{fronts: map[Front]*Target{}, entries: map[entry]bool{}, lost: map[Front]cluster.Key{}}
+	cs := changeset{
+		fronts: make(map[Front]*Target, len(changed)), entries: make(map[entry]bool, len(changed)),
+		lost: map[Front]cluster.Key{},
+	}
 	plans := make(map[cluster.Key]Plan, len(changed))
 	for key, s := range changed {
 		old := b.services[key]
@@ -71,18 +74,21 @@ func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
 		if s == nil {
 			delete(b.services, key)
 		} else {
-			now.fronts = slices.AppendSeq(make([]Front, 0, len(p.Fronts)), maps.Keys(p.Fronts))
+			now.fronts = make([]Front, len(p.Fronts))
+			for i, x := range p.Fronts {
+				now.fronts[i] = x.Front
+			}
 			b.services[key] = now
 		}
 		for _, f := range old.fronts {
 			cs.fronts[f] = nil
-			if _, kept := p.Fronts[f]; !kept {
+			if p.front(f) == nil {
 				b.unclaim(f, key)
 			}
 		}
-		for f := range p.Fronts {
-			cs.fronts[f] = nil
-			b.claim(f, key)
+		for _, x := range p.Fronts {
+			cs.fronts[x.Front] = nil
+			b.claim(x.Front, key)
 		}
 	}
 	for m := range cs.entries {
@@ -97,8 +103,7 @@ func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
 		if !planned {
 			p = PlanService(b.services[winner].service, b.view)
 		}
-		t := p.Fronts[f]
-		cs.fronts[f] = &t
+		cs.fronts[f] = p.front(f)
 		for _, k := range b.rivals[f] {
 			if _, new := changed[k]; new && k != winner {
 				cs.lost[f] = k
@@ -108,13 +113,15 @@ func (b *book) put(changed map[cluster.Key]*cluster.Service) changeset {
 	return cs
 }
 
-// all returns what everything touches: all fronts with what they are to be.
-func (b *book) all() changeset {
-	changed := make(map[cluster.Key]*cluster.Service, len(b.services))
+// all plans all Services anew, with those that changed, and returns all fronts
+// with what they are to be.
+func (b *book) all(changed map[cluster.Key]*cluster.Service) changeset {
+	every := make(map[cluster.Key]*cluster.Service, len(b.services)+len(changed))
 	for k, r := range b.services {
-		changed[k] = r.service
+		every[k] = r.service
 	}
-	return b.put(changed)
+	maps.Copy(every, changed)
+	return b.put(every)
 }
 
 // onNodes returns the Services with an endpoint on a node for which in holds.

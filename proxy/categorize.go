@@ -49,7 +49,7 @@ func Categorize(eps []cluster.Endpoint, p Policy, node, zone string) Categories 
 		}
 		c.Any = c.Any || slices.ContainsFunc(eps, func(e cluster.Endpoint) bool { return ready(e) || ending(e) })
 	}
-	c.Reachable = slices.Clone(c.Cluster)
+	c.Reachable = slices.Clip(c.Cluster)
 	for _, e := range c.Local {
 		if !slices.ContainsFunc(c.Cluster, func(o cluster.Endpoint) bool { return o.Addr == e.Addr }) {
 			c.Reachable = append(c.Reachable, e)
@@ -84,7 +84,11 @@ func hints(eps []cluster.Endpoint, node, zone string) func(cluster.Endpoint) boo
 	return func(cluster.Endpoint) bool { return true }
 }
 
+// filter returns the endpoints to keep; the same slice when that is all.
 func filter(eps []cluster.Endpoint, keep func(cluster.Endpoint) bool) []cluster.Endpoint {
+	if !slices.ContainsFunc(eps, func(e cluster.Endpoint) bool { return !keep(e) }) {
+		return eps
+	}
 	var out []cluster.Endpoint
 	for _, e := range eps {
 		if keep(e) {

@@ -15,11 +15,10 @@ type kernel interface {
 
 // An edit is a change of one element.
 type edit struct {
-	set  string
-	name string // as the mirror knows it
-	old  string
-	el   nft.Element
-	do   verb
+	name    string // as the mirror knows it
+	data    string
+	comment string
+	do      verb
 }
 
 type verb uint8
@@ -72,15 +71,15 @@ type edits struct {
 	n     int
 }
 
-func (e *edits) put(x edit) {
-	at := stageOf(x.set)
+func (e *edits) put(set string, x edit) {
+	at := stageOf(set)
 	if at == stageSlots && x.do == remove {
 		at = stageGone
 	}
 	if e.stage[at] == nil {
 		e.stage[at] = map[string][]edit{}
 	}
-	e.stage[at][x.set] = append(e.stage[at][x.set], x)
+	e.stage[at][set] = append(e.stage[at][set], x)
 	e.n++
 }
 
@@ -94,7 +93,11 @@ const atOnce = 500
 // nfnl.ErrLost.
 func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batch) error {
 	b := lead
-	var done []edit
+	type chunkDone struct {
+		set  string
+		list []edit
+	}
+	var done []chunkDone
 	flush := func() error {
 		if b.Empty() {
 			return nil
@@ -102,8 +105,8 @@ func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batc
 		if err := k.Commit(&b); err != nil {
 			return err
 		}
-		for _, x := range done {
-			m.apply(x)
+		for _, d := range done {
+			m.apply(d.set, d.list)
 		}
 		b, done = nft.Batch{}, done[:0]
 		return nil
@@ -131,7 +134,9 @@ func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batc
 						gone = append(gone, elementOf(s, x.name, ""))
 					}
 					if x.do != remove {
-						come = append(come, x.el)
+						el := elementOf(s, x.name, x.data)
+						el.Comment = x.comment
+						come = append(come, el)
 					}
 				}
 				chunk.Delete(Table, s, gone...)
@@ -142,7 +147,7 @@ func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batc
 					}
 				}
 				b.Append(&chunk)
-				done = append(done, list[:n]...)
+				done = append(done, chunkDone{name, list[:n]})
 				list = list[n:]
 			}
 		}
@@ -150,14 +155,16 @@ func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batc
 	return flush()
 }
 
-func (m mirror) apply(x edit) {
-	if m[x.set] == nil {
-		m[x.set] = map[string]string{}
+func (m mirror) apply(set string, list []edit) {
+	if m[set] == nil {
+		m[set] = map[string]string{}
 	}
-	if x.do == remove {
-		delete(m[x.set], x.name)
-	} else {
-		m[x.set][x.name] = x.el.Data
+	for _, x := range list {
+		if x.do == remove {
+			delete(m[set], x.name)
+		} else {
+			m[set][x.name] = x.data
+		}
 	}
 }
 

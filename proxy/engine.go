@@ -26,7 +26,8 @@ const grace = 100 * time.Millisecond
 type engine struct {
 	*book
 	conn   *nft.Conn
-	kernel kernel // conn, or what a test puts in between
+	kernel kernel     // conn, or what a test puts in between
+	watch  *nft.Watch // on the table; may be nil
 	log    *slog.Logger
 
 	static  map[entry]bool      // entries that come from the node and not from Services
@@ -53,13 +54,13 @@ func newEngine(conn *nft.Conn, log *slog.Logger) *engine {
 // kernel was never read, or something went wrong before, everything is
 // compared.
 func (e *engine) change(changed map[cluster.Key]*cluster.Service, now time.Time) error {
+	if e.have == nil {
+		return e.compare(changed, now)
+	}
 	cs := e.put(changed)
 	maps.Copy(cs.entries, e.touched)
 	e.touched = nil
 	e.complain(cs)
-	if e.have == nil {
-		return e.compare(now)
-	}
 	if err := e.bring(cs, nft.Batch{}, now); err != nil {
 		e.have = nil
 		return err
@@ -76,10 +77,10 @@ func (e *engine) bring(cs changeset, lead nft.Batch, now time.Time) error {
 		wanted = wanted || e.static[m]
 		switch {
 		case wanted && !is:
-			ed.put(edit{set: m.set, name: m.key, el: elementOf(e.sets[m.set], m.key, ""), do: add})
+			ed.put(m.set, edit{name: m.key, do: add})
 		case !wanted && is && e.sets[m.set].Interval:
 			// It would be in the way of the one that comes in its place.
-			ed.put(edit{set: m.set, name: m.key, do: remove})
+			ed.put(m.set, edit{name: m.key, do: remove})
 		case !wanted && is && e.synced:
 			e.withdraw(m, now)
 		}
@@ -95,11 +96,21 @@ func (e *engine) bring(cs changeset, lead nft.Batch, now time.Time) error {
 		lead.AddSet(Table, s)
 		e.sets[s.Name] = s
 	}
-	if err := ed.write(e.kernel, e.have, e.sets, lead); err != nil {
+	write := func() error { return ed.write(e.kernel, e.have, e.sets, lead) }
+	var err error
+	if e.watch != nil && ed.n > large {
+		err = e.watch.Around(e.conn, write)
+	} else {
+		err = write()
+	}
+	if err != nil {
 		return fmt.Errorf("write %d elements for %d fronts: %w", ed.n, len(cs.fronts), err)
 	}
 	return nil
 }
+
+// large is from how many elements on nobody listens to what is written.
+const large = 10000
 
 // open appends what classes need that are used for the first time.
 func (e *engine) open(b *nft.Batch, need map[Class]bool) {
@@ -146,12 +157,14 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 		}
 		e.tooMany(f, t)
 	}
-	// Slots are written over in place, so what a front has must be read before.
-	wanted := make(map[entry]bool, len(list))
-	for _, w := range list {
-		wanted[entry{w.set, nameOf(w.Element)}] = true
-	}
-	e.have.of(f, func(set, name, data string) {
+	var wanted map[entry]bool
+	e.have.of(f, func(set, name, _ string) {
+		if wanted == nil { // most new fronts have nothing in the kernel
+			wanted = make(map[entry]bool, len(list))
+			for _, w := range list {
+				wanted[entry{w.set, nameOf(w.Element)}] = true
+			}
+		}
 		m := entry{set, name}
 		switch {
 		case wanted[m]:
@@ -159,7 +172,7 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 			// A front that is gone is not served any longer, whoever may not connect
 			// any more is not let in until later, and no client goes on to an endpoint
 			// that it remembers.
-			ed.put(edit{set: set, name: name, old: data, do: remove})
+			ed.put(set, edit{name: name, do: remove})
 		default:
 			e.withdraw(m, now)
 		}
@@ -170,9 +183,9 @@ func (e *engine) front(ed *edits, need map[Class]bool, f Front, t *Target, now t
 		old, is := e.have[m.set][m.key]
 		switch {
 		case !is:
-			ed.put(edit{set: w.set, name: m.key, el: w.Element, do: add})
+			ed.put(w.set, edit{name: m.key, data: w.Data, comment: w.Comment, do: add})
 		case old != w.Data:
-			ed.put(edit{set: w.set, name: m.key, old: old, el: w.Element, do: replace})
+			ed.put(w.set, edit{name: m.key, data: w.Data, comment: w.Comment, do: replace})
 		}
 	}
 	if stateless {
@@ -245,7 +258,7 @@ func (e *engine) sweep(now time.Time) (next time.Time, err error) {
 	}
 	var ed edits
 	for m, due := range e.later {
-		switch old, is := e.have[m.set][m.key]; {
+		switch _, is := e.have[m.set][m.key]; {
 		case !is:
 			delete(e.later, m)
 		case due.After(now):
@@ -254,7 +267,7 @@ func (e *engine) sweep(now time.Time) (next time.Time, err error) {
 			}
 		default:
 			delete(e.later, m)
-			ed.put(edit{set: m.set, name: m.key, old: old, do: remove})
+			ed.put(m.set, edit{name: m.key, do: remove})
 		}
 	}
 	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}); err != nil {
@@ -264,10 +277,16 @@ func (e *engine) sweep(now time.Time) (next time.Time, err error) {
 	return next, nil
 }
 
-// compare reads the whole table and makes it what the book wants. What is
-// right is not touched.
-func (e *engine) compare(now time.Time) error {
-	if err := e.tryCompare(now); err != nil {
+// compare takes Services that changed, reads the whole table and makes it what
+// the book wants. What is right is not touched.
+func (e *engine) compare(changed map[cluster.Key]*cluster.Service, now time.Time) error {
+	cs := e.all(changed)
+	for m := range e.static {
+		cs.entries[m] = true
+	}
+	e.touched = nil
+	e.complain(cs)
+	if err := e.tryCompare(cs, now); err != nil {
 		e.have = nil
 		e.failed++
 		return fmt.Errorf("compare table %s with the kernel: %w", Table, err)
@@ -280,14 +299,10 @@ func (e *engine) compare(now time.Time) error {
 // whole: whatever is in the way of the changes then goes with it.
 const maxFailures = 3
 
-func (e *engine) tryCompare(now time.Time) error {
+func (e *engine) tryCompare(cs changeset, now time.Time) error {
 	present, err := e.conn.Read(Table)
 	if err != nil {
 		return err
-	}
-	cs := e.all()
-	for m := range e.static {
-		cs.entries[m] = true
 	}
 	table := layout(e.count(cs))
 	e.sets = setsByName(table)
@@ -361,8 +376,8 @@ func (e *engine) tryCompare(now time.Time) error {
 	if err := e.bring(cs, lead, now); err != nil {
 		return err
 	}
-	if !e.synced {
-		return nil
+	if !e.synced || !present.Exists {
+		return nil // what is gone may not have come yet, or there is nothing but what we wrote
 	}
 	return e.surplus(cs, now)
 }
@@ -400,12 +415,12 @@ func (e *engine) surplus(cs changeset, now time.Time) error {
 	}
 	var ed edits
 	for set, elements := range e.have {
-		for name, data := range elements {
+		for name := range elements {
 			m := entry{set, name}
 			switch {
 			case wanted[m] || e.sets[set].Data != nil && e.sets[set].Data[0] == nft.Goto:
 			case stageOf(set) == stageClass:
-				ed.put(edit{set: set, name: name, old: data, do: remove})
+				ed.put(set, edit{name: name, do: remove})
 			default:
 				e.withdraw(m, now)
 			}

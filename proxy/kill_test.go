@@ -109,10 +109,10 @@ func (l *lab) whole(t *testing.T, from, to map[cluster.Key]*cluster.Service, bef
 	allowed := map[Front]string{}
 	for _, state := range []map[cluster.Key]*cluster.Service{from, to} {
 		for _, s := range state {
-			for f, target := range PlanService(s, l.engine.view).Fronts {
-				allowed[f] += fmt.Sprint(target.Outer.Endpoints)
-				if target.Inner != nil {
-					allowed[f] += fmt.Sprint(target.Inner.Endpoints)
+			for _, x := range PlanService(s, l.engine.view).Fronts {
+				allowed[x.Front] += fmt.Sprint(x.Outer.Endpoints)
+				if x.Inner != nil {
+					allowed[x.Front] += fmt.Sprint(x.Inner.Endpoints)
 				}
 			}
 		}

@@ -49,13 +49,19 @@ type View struct {
 
 // A Plan is everything that one Service wants of the node's kernel.
 type Plan struct {
-	Fronts map[Front]Target
+	Fronts []Planned // each Front once
 
 	ClusterIPs []netip.Addr // belong to the Service wholly: what it does not serve is refused
 	VIPs       []netip.Addr // the same, and they answer ping
 	Foreign    []netip.Addr // external IPs and others' VIPs: only the Service's ports are its own
 	Ports      []PortUse    // the ports that it uses on Foreign addresses and as NodePorts
 	Local      []netip.Addr // endpoints on this node
+}
+
+// Planned is what one Front is to do.
+type Planned struct {
+	Front
+	*Target
 }
 
 // A PortUse is a port of a protocol.
@@ -67,7 +73,7 @@ type PortUse struct {
 // PlanService returns what s wants of the kernel of the node that sees v. A
 // nil or headless Service wants nothing, nor does one that another proxy serves.
 func PlanService(s *cluster.Service, v View) Plan {
-	p := Plan{Fronts: map[Front]Target{}}
+	var p Plan
 	if s == nil || len(s.ClusterIPs) == 0 || s.OtherProxy {
 		return p
 	}
@@ -82,7 +88,9 @@ func PlanService(s *cluster.Service, v View) Plan {
 	allowed := sources(s.SourceRanges)
 	for _, port := range s.Ports {
 		for _, is4 := range []bool{true, false} {
-			p.port(s, port, v, is4, allowed)
+			if reachable(s, v, is4) {
+				p.port(s, port, v, is4, allowed)
+			}
 		}
 	}
 	slices.SortFunc(p.Local, netip.Addr.Compare)
@@ -90,15 +98,20 @@ func PlanService(s *cluster.Service, v View) Plan {
 	return p
 }
 
+// reachable reports whether a Service has any address of a family.
+func reachable(s *cluster.Service, v View, is4 bool) bool {
+	own := func(a netip.Addr) bool { return a.Is4() == is4 }
+	return slices.ContainsFunc(s.ClusterIPs, own) || slices.ContainsFunc(s.VIPs, own) ||
+		slices.ContainsFunc(s.ExternalIPs, own) || slices.ContainsFunc(v.NodePorts, own)
+}
+
 // port adds the fronts of one port in one family: a Service of two families
 // has endpoints of both, and each front takes those of its own.
 func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, allowed []netipx.IPRange) {
 	own := func(a netip.Addr) bool { return a.Is4() == is4 }
-	var eps []cluster.Endpoint
-	for _, e := range port.Endpoints {
-		if own(e.Addr.Addr()) {
-			eps = append(eps, e)
-		}
+	eps := port.Endpoints
+	if slices.ContainsFunc(eps, func(e cluster.Endpoint) bool { return !own(e.Addr.Addr()) }) {
+		eps = filter(eps, func(e cluster.Endpoint) bool { return own(e.Addr.Addr()) })
 	}
 	name := string(s.Key)
 	if port.Name != "" {
@@ -115,22 +128,34 @@ func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, all
 		}
 	}
 
-	internal := Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
+	add := func(a netip.Addr, number uint16, t *Target) {
+		if !own(a) || number == 0 {
+			return
+		}
+		f := Front{a, port.Protocol, number}
+		// A Service's own cluster IP comes first and cannot be taken by another of
+		// its addresses.
+		if !slices.ContainsFunc(p.Fronts, func(x Planned) bool { return x.Front == f }) {
+			p.Fronts = append(p.Fronts, Planned{f, t})
+		}
+	}
+	internal := &Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
 	if s.InternalLocal {
 		internal.Outer = group(c.Local, c.Any)
 	}
-	external := Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
+	for _, a := range s.ClusterIPs {
+		add(a, port.Port, internal)
+	}
+	if !outside {
+		return
+	}
+	external := &Target{Service: name, Affinity: s.Affinity, Outer: group(c.Cluster, false)}
 	if s.ExternalLocal {
-		external.Outer = group(c.Local, c.Any)
 		// This node and its pods reach every endpoint, as if they had gone out and
 		// come back in by a load balancer that knows where the endpoints are.
-		inner := group(c.Cluster, false)
+		inner := external.Outer
 		external.Inner = &inner
-	}
-	add := func(a netip.Addr, number uint16, t Target) {
-		if own(a) && number != 0 {
-			p.Fronts[Front{a, port.Protocol, number}] = t
-		}
+		external.Outer = group(c.Local, c.Any)
 	}
 	used := false
 	for _, a := range s.ExternalIPs {
@@ -138,16 +163,13 @@ func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, all
 		used = used || own(a)
 	}
 	for _, a := range s.VIPs {
-		t := external
+		t := *external
 		t.Sources = allowed
-		add(a, port.Port, t)
+		add(a, port.Port, &t)
 		used = used || own(a) && !s.Ours
 	}
 	for _, a := range v.NodePorts {
 		add(a, port.NodePort, external)
-	}
-	for _, a := range s.ClusterIPs {
-		add(a, port.Port, internal) // last, so that nothing can take its place
 	}
 	if used {
 		p.use(port.Protocol, port.Port)
@@ -155,6 +177,16 @@ func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, all
 	if port.NodePort != 0 && len(v.NodePorts) > 0 {
 		p.use(port.Protocol, port.NodePort)
 	}
+}
+
+// front returns what a front is to do, or nil when it is none of the plan's.
+func (p Plan) front(f Front) *Target {
+	for _, x := range p.Fronts {
+		if x.Front == f {
+			return x.Target
+		}
+	}
+	return nil
 }
 
 func (p *Plan) use(proto cluster.Protocol, port uint16) {
@@ -171,6 +203,9 @@ func living(eps []cluster.Endpoint, dead func(string) bool) []cluster.Endpoint {
 		return eps
 	}
 	ready := func(e cluster.Endpoint) bool { return e.Ready || e.Serving }
+	if !slices.ContainsFunc(eps, func(e cluster.Endpoint) bool { return e.Node != "" && dead(e.Node) }) {
+		return eps
+	}
 	alive := slices.DeleteFunc(slices.Clone(eps), func(e cluster.Endpoint) bool { return e.Node != "" && dead(e.Node) })
 	if slices.ContainsFunc(eps, ready) && !slices.ContainsFunc(alive, ready) {
 		return eps
@@ -179,7 +214,7 @@ func living(eps []cluster.Endpoint, dead func(string) bool) []cluster.Endpoint {
 }
 
 func group(eps []cluster.Endpoint, any bool) Group {
-	g := Group{Elsewhere: len(eps) == 0 && any}
+	g := Group{Elsewhere: len(eps) == 0 && any, Endpoints: make([]netip.AddrPort, 0, len(eps))}
 	for _, e := range eps {
 		g.Endpoints = append(g.Endpoints, e.Addr)
 	}

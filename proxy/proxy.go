@@ -106,6 +106,7 @@ func New(o Options) (*Proxy, error) {
 		health: newHealth(o.Listen, o.Log),
 		nodes:  map[string]*cluster.Node{}, news: make(chan struct{}, 1),
 	}
+	p.engine.watch = watch
 	p.engine.view.Node = o.Node
 	p.engine.view.Dead = func(node string) bool { return p.dead[node] }
 	return p, nil
@@ -351,7 +352,7 @@ func (p *Proxy) compare() error {
 		return nil // as in take
 	}
 	start := time.Now()
-	err := p.engine.compare(start)
+	err := p.engine.compare(nil, start)
 	p.health.set(p.engine.services, nil, p.engine.view) // ports that could not be opened are tried again
 	p.o.Observe.Applied("compare", time.Since(start), len(p.engine.services), err)
 	return err

@@ -16,6 +16,7 @@ var ErrOverrun = errors.New("notifications were lost")
 // A Listener hears what the kernel says unasked.
 type Listener struct {
 	f   *os.File
+	fd  int
 	buf []byte
 }
 
@@ -26,15 +27,32 @@ func Listen(group int, except ...uint32) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{f: os.NewFile(uintptr(fd), "netlink"), buf: make([]byte, 64<<10)}
+	l := &Listener{f: os.NewFile(uintptr(fd), "netlink"), fd: fd, buf: make([]byte, 64<<10)}
 	if err := deaf(fd, except); err != nil {
 		return nil, errors.Join(fmt.Errorf("filter notifications: %w", err), l.Close())
 	}
 	raise(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, 4<<20)
-	if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
-		return nil, errors.Join(fmt.Errorf("join netfilter's multicast group %d: %w", group, err), l.Close())
+	if err := l.Join(group); err != nil {
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
+}
+
+// Join joins a multicast group. It must not be called after Close.
+func (l *Listener) Join(group int) error {
+	return l.membership("join", unix.NETLINK_ADD_MEMBERSHIP, group)
+}
+
+// Leave leaves a multicast group. It must not be called after Close.
+func (l *Listener) Leave(group int) error {
+	return l.membership("leave", unix.NETLINK_DROP_MEMBERSHIP, group)
+}
+
+func (l *Listener) membership(what string, option, group int) error {
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_NETLINK, option, group); err != nil {
+		return fmt.Errorf("%s netfilter's multicast group %d: %w", what, group, err)
+	}
+	return nil
 }
 
 // deaf makes the kernel drop, before they are queued, the notifications that

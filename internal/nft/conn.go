@@ -13,7 +13,10 @@ import (
 
 // A Conn changes and reads the tables of the network namespace in which it was
 // opened. One goroutine at a time may use it.
-type Conn struct{ nl *nfnl.Conn }
+type Conn struct {
+	nl      *nfnl.Conn
+	commits uint32 // transactions made, each of which is one generation
+}
 
 // ErrMissing says that this kernel cannot do nftables at all.
 var ErrMissing = errors.New("this kernel has no nftables")
@@ -77,8 +80,12 @@ func header(msg int, family uint8) nfnl.Header {
 // refused; then none was made. With nfnl.ErrLost it is unknown whether they
 // were made.
 func (c *Conn) Commit(b *Batch) error {
+	if b.Empty() {
+		return nil
+	}
 	err := c.nl.Batch(unix.NFNL_SUBSYS_NFTABLES, b.e.B)
 	if err == nil {
+		c.commits++
 		return nil
 	}
 	var r *nfnl.Refused
