@@ -32,8 +32,8 @@ images: build ## write the container images into bin/images/
 	@sha256sum bin/images/*.tar
 
 .PHONY: manifests
-manifests: ## render deploy/clarion.yaml from deploy/parts
-	@cat deploy/parts/*.yaml > deploy/clarion.yaml
+manifests: ## render the manifests in deploy/ from the chart
+	@tools/manifests
 
 ## ---- show
 
@@ -57,11 +57,18 @@ lint: ## gofmt, go vet, staticcheck, rendered files are fresh
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt wants to change: $$unformatted"; exit 1; }
 	@go vet ./... && (cd tools && go vet ./...) && (cd e2e && go vet ./...)
 	@go tool -modfile=tools/go.mod staticcheck ./...
-	@cmp -s deploy/clarion.yaml <(cat deploy/parts/*.yaml) || { echo "deploy/clarion.yaml is stale: run make manifests"; exit 1; }
+	@tools/manifests check
 	@echo "lint: ok"
+
+## ---- benchmarks: a table, and .bench/NAME.json
+
+.PHONY: bench-failover
+bench-failover: ## how long a client waits when a node dies; BENCH_TRIALS=30, BENCH_CASES=power-off,…
+	@$(MAKE) --no-print-directory lab-up
+	@cd e2e && go run ./cmd/bench-failover
 
 ## ---- later
 
-.PHONY: conformance conformance-lb test-kernels bench-proxy bench-podnet bench-failover bench-alloc bench-datapath
-conformance conformance-lb test-kernels bench-proxy bench-podnet bench-failover bench-alloc bench-datapath:
+.PHONY: conformance conformance-lb test-kernels bench-proxy bench-podnet bench-alloc bench-datapath
+conformance conformance-lb test-kernels bench-proxy bench-podnet bench-alloc bench-datapath:
 	@echo "make $@ is not built yet; CHANGELOG.md says what is." >&2; exit 1

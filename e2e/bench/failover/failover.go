@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	name        = "failover"
-	webPort     = 80
-	echoPort    = 81
-	connections = 20 // open ones, over both addresses
-	before      = 500 * time.Millisecond
-	settle      = time.Second      // after the first answer, to see what else happens
-	worst       = 20 * time.Second // of a failover, before the trial fails
-	heal        = 2500 * time.Millisecond
+	name     = "failover"
+	webPort  = 80
+	echoPort = 81
+	streams  = 20 // open connections, over both addresses
+	before   = 500 * time.Millisecond
+	settle   = time.Second      // after the first answer, to see what else happens
+	worst    = 20 * time.Second // of a failover, before the trial fails
+	heal     = 2500 * time.Millisecond
 )
 
 // A trial is what one fault did.
