@@ -113,6 +113,9 @@ func (c Cache) Build(ctx context.Context, p Program, s *step.Step) (built bool, 
 		return false, fmt.Errorf("make the cache of %s: %w", p.Name, err)
 	}
 	unfinished := path + ".part"
+	if err := c.seed(p.Name, unfinished); err != nil {
+		return false, err
+	}
 	args := append([]string{"build", "-v", "-o", unfinished}, flags()...)
 	if err := c.compile(ctx, append(args, p.Package), p.Name, s); err != nil {
 		return false, err
@@ -121,6 +124,32 @@ func (c Cache) Build(ctx context.Context, p Program, s *step.Step) (built bool, 
 		return false, fmt.Errorf("keep %s: %w", p.Name, err)
 	}
 	return true, prune(c.Dir, p.Name, dir)
+}
+
+// seed puts the binary of an earlier entry where the new one will be. The go command leaves it as it is if it would link
+// the same again, as after a change of go.mod that the program has no part in.
+func (c Cache) seed(name, to string) error {
+	earlier, err := filepath.Glob(filepath.Join(c.Dir, name+"-*", name))
+	if err != nil {
+		return fmt.Errorf("look for an earlier %s: %w", name, err)
+	}
+	if len(earlier) == 0 {
+		return nil
+	}
+	in, err := os.Open(earlier[0])
+	if err != nil {
+		return fmt.Errorf("copy the earlier %s: %w", name, err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o755)
+	if err != nil {
+		return fmt.Errorf("copy the earlier %s: %w", name, err)
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return fmt.Errorf("copy the earlier %s: %w", name, err)
+	}
+	return out.Close()
 }
 
 func (c Cache) compile(ctx context.Context, args []string, name string, s *step.Step) error {
