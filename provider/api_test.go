@@ -39,9 +39,11 @@ type api struct {
 	counts  map[string]int // "client verb resource[/subresource]" → accepted requests
 	refused map[string]int // the same, refused
 	created int64          // orders creation timestamps
-	doubles []string       // what the audit of every write found
-	events  []*v1.Event    // Events are only recorded
-	cheap   bool           // do without what only a look at the past needs
+	doubles []string       // what the audit of every write found against A1
+	moved   []string       // and against A2
+	given   map[types.UID]gift
+	events  []*v1.Event // Events are only recorded
+	cheap   bool        // do without what only a look at the past needs
 
 	// before sees every request of every client ahead of the store, without a
 	// lock on it. It may refuse the request, or block for as long as a stopped
@@ -57,7 +59,7 @@ type object interface {
 func newAPI() *api {
 	a := &api{
 		version: 1, objects: map[string]map[string]object{}, past: map[string][]watch.Event{}, watches: map[*watcher]bool{},
-		counts: map[string]int{}, refused: map[string]int{},
+		counts: map[string]int{}, refused: map[string]int{}, given: map[types.UID]gift{},
 	}
 	a.put("namespaces", &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	a.put("namespaces", &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "clarion-system"}})
@@ -240,10 +242,15 @@ func (a *api) replace(gr schema.GroupResource, have, next object, subresource st
 			svc.Status = old.Status
 			if svc.Spec.Type != v1.ServiceTypeLoadBalancer {
 				svc.Spec.LoadBalancerClass, svc.Status.LoadBalancer = nil, v1.LoadBalancerStatus{}
+				delete(a.given, svc.UID) // its life as a LoadBalancer is over
 			}
 		}
 	}
-	return a.commit(gr.Resource, next), nil
+	out := a.commit(gr.Resource, next)
+	if gr.Resource == "services" && subresource == "status" && !a.cheap {
+		a.auditKeeps(out)
+	}
+	return out, nil
 }
 
 // commit stores obj and tells the watches. It returns a copy.
@@ -303,6 +310,41 @@ func (a *api) audit(old, written object) {
 			}
 		}
 	}
+}
+
+// A gift is what a Service was given, what it asked for at that time, and
+// whether it was told then that it waits for something else.
+type gift struct {
+	addresses, wish string
+	hopes           bool
+}
+
+// wish is all by which a Service can ask for another address, or lose one.
+func wish(svc *v1.Service) string {
+	return fmt.Sprint(svc.Spec.Type, svc.Spec.IPFamilies, svc.Spec.IPFamilyPolicy != nil && *svc.Spec.IPFamilyPolicy == v1.IPFamilyPolicyRequireDualStack,
+		svc.Annotations, svc.Spec.LoadBalancerIP, svc.Spec.Ports, svc.Spec.ExternalTrafficPolicy, svc.Spec.Selector)
+}
+
+// auditKeeps looks for an address that was taken from a Service although it
+// asks for the same as when it was given (A2). Only writes of status count:
+// what a user does to a Service is a wish. A wish that had to wait may be met
+// later, but the Service is never left with nothing.
+func (a *api) auditKeeps(written object) {
+	svc := written.(*v1.Service)
+	var has []string
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		has = append(has, in.IP)
+	}
+	c, _ := findCondition(svc)
+	before, now := a.given[svc.UID], gift{strings.Join(has, " "), wish(svc), c.Reason == ReasonRequestRefused}
+	if before.wish == now.wish && !(before.hopes && len(has) > 0) && svc.DeletionTimestamp == nil {
+		for _, had := range strings.Fields(before.addresses) {
+			if !slices.Contains(has, had) {
+				a.moved = append(a.moved, fmt.Sprintf("version %d: %s had %q and has %q", a.version, keyOf(svc), before.addresses, now.addresses))
+			}
+		}
+	}
+	a.given[svc.UID] = now
 }
 
 func samePort(a, b *v1.Service) bool {
@@ -531,4 +573,20 @@ func (a *api) eventsOn(name string) []string {
 		}
 	}
 	return out
+}
+
+// story tells the life of one Service, a line for each version, to whoever
+// looks for the reason of a failure.
+func (a *api) story(key string) string {
+	var b strings.Builder
+	for _, e := range a.past["services"] {
+		svc := e.Object.(*v1.Service)
+		if string(keyOf(svc)) != key {
+			continue
+		}
+		c, _ := findCondition(svc)
+		fmt.Fprintf(&b, "%s %s %s %s %v %v %v port %d → %v %s %.160s\n", svc.ResourceVersion, e.Type, svc.UID, svc.Spec.Type, svc.Spec.IPFamilies,
+			svc.Annotations, svc.Finalizers, svc.Spec.Ports[0].Port, vips(svc), c.Reason, c.Message)
+	}
+	return b.String()
 }

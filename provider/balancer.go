@@ -76,7 +76,7 @@ func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Ser
 		}
 		p.settle(svc)
 	}
-	p.writes.decide(&decision{base: svc, verdict: v})
+	p.writes.decide(&decision{base: svc, verdict: v, committed: len(held) > 0})
 	return &v1.LoadBalancerStatus{Ingress: ingress(held)}, nil
 }
 

@@ -252,7 +252,8 @@ func (c *Controller) lead(ctx context.Context) error {
 	p.ledger = newLedger(c.client.CoreV1().ConfigMaps(c.cfg.Namespace), c.cfg.Identity, log, c.stats)
 	p.ours = &ours{ServiceInformer: c.services, class: c.cfg.Class, known: p.known, changed: p.changed, idle: p.idle}
 	events := newEvents(c.client.CoreV1(), c.cfg.Identity, log, c.stats)
-	p.writes = newWrites(ctx, c.client.CoreV1(), events, log, c.stats, p.retry)
+	p.writes = newWrites(ctx, c.client.CoreV1(), events, log, c.stats)
+	p.writes.again, p.writes.confirm = p.retry, p.ledger.Confirm
 	reserved, pools := c.followers(p, events, log)
 
 	intents, err := p.ledger.Claim(ctx, c.cfg.Namespace)

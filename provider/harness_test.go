@@ -271,6 +271,10 @@ func noDoubles(t testing.TB, a *api) {
 	for _, d := range a.doubles {
 		t.Error("A1:", d)
 	}
+	for _, m := range a.moved {
+		t.Error("A2:", m)
+		t.Log(a.story(strings.Fields(m)[2]))
+	}
 }
 
 func hasFinalizer(a *api, key string) bool {

@@ -211,11 +211,7 @@ func (l *ledger) Commit(ctx context.Context, in Intent) error {
 		return nil
 	}
 	l.entries[in.UID] = e
-	if l.batch == nil {
-		l.batch = &batch{done: make(chan struct{})}
-	}
-	b := l.batch
-	b.size++
+	b := l.join()
 	l.mu.Unlock()
 	l.kick()
 	select {
@@ -225,6 +221,33 @@ func (l *ledger) Commit(ctx context.Context, in Intent) error {
 		l.stats.ledgerWait.Observe(time.Since(started).Seconds())
 		return b.err
 	}
+}
+
+// Confirm returns when this leader's term has been seen to stand in the ledger
+// after the call began. What was decided before the call, by a leader whose
+// term still stood, may be written to the version of the Service that it was
+// decided on: a later leader reads that Service after it has written its term,
+// and so sees either that write or a version to which the write is refused.
+func (l *ledger) Confirm(ctx context.Context) error {
+	l.mu.Lock()
+	b := l.join()
+	l.mu.Unlock()
+	l.kick()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("confirm the leadership: %w", ctx.Err())
+	case <-b.done:
+		return b.err
+	}
+}
+
+// join adds somebody to the batch that is being gathered. The caller holds mu.
+func (l *ledger) join() *batch {
+	if l.batch == nil {
+		l.batch = &batch{done: make(chan struct{})}
+	}
+	l.batch.size++
+	return l.batch
 }
 
 // Seen says that the API shows what was intended for this Service, or that
@@ -271,7 +294,7 @@ func (l *ledger) Run(ctx context.Context) error {
 			idle.Reset(lingering) // only departures: let the next write take them along
 			continue
 		}
-		err := l.write(ctx)
+		err := l.write(ctx, b != nil)
 		l.answer(b, err)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -303,8 +326,10 @@ func (l *ledger) answer(b *batch, err error) {
 // write makes the stored ledger equal the entries. It goes on through
 // conflicts and an API server that does not answer for as long as the term in
 // the ledger is ours: the write names the whole ledger, so doing it twice is
-// doing it once.
-func (l *ledger) write(ctx context.Context) error {
+// doing it once. Writing what stands there already costs the API server no
+// write, but it compares the version with the store; somebody who waits needs
+// that.
+func (l *ledger) write(ctx context.Context, awaited bool) error {
 	pause := backoff{}
 	for {
 		l.mu.Lock()
@@ -317,9 +342,8 @@ func (l *ledger) write(ctx context.Context) error {
 		l.mu.Unlock()
 		next.Data[termKey] = l.term
 
-		if maps.Equal(next.Data, l.object.Data) {
-			l.stands(next.Data)
-			return nil // it came and went before it was written, or a lost answer had done it
+		if !awaited && maps.Equal(next.Data, l.object.Data) {
+			return nil // it came and went before it was written
 		}
 		started := time.Now()
 		var stored *v1.ConfigMap

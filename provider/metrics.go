@@ -15,8 +15,9 @@ type metrics struct {
 	// replicas is 1 except during a change of leader.
 	leader prometheus.Gauge
 	// writes counts the patches of Services that the API server accepted, by
-	// kind: assign (finalizer, addresses and condition in one), condition (the
-	// condition alone), clear (all of it taken off).
+	// kind: assign (finalizer, addresses and condition in one), take (the same,
+	// with no address left), condition (the condition alone), clear (all of it
+	// taken off).
 	writes *prometheus.CounterVec
 	// conflicts counts the patches that the API server refused because the
 	// Service had changed; each is decided anew.
@@ -42,7 +43,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{Name: "clarion_controller_leader",
 			Help: "1 while this replica gives addresses, else 0."}),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clarion_service_writes_total",
-			Help: "Patches of Services that were accepted, by kind: assign, condition, clear."}, []string{"kind"}),
+			Help: "Patches of Services that were accepted, by kind: assign, take, condition, clear."}, []string{"kind"}),
 		conflicts: prometheus.NewCounter(prometheus.CounterOpts{Name: "clarion_service_write_conflicts_total",
 			Help: "Patches of Services that were refused because the Service had changed."}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clarion_refusals_total",

@@ -114,15 +114,7 @@ func (p *pools) parse(user *v1.ConfigMap) {
 	if user != nil && len(user.BinaryData) > 0 {
 		p.problems = append(p.problems, "binaryData is not read; write the pools under data")
 	}
-	converted := make([]allocator.Pool, len(p.now.Pools))
-	for i, pool := range p.now.Pools {
-		converted[i] = allocator.Pool{
-			Name: pool.Name, Addresses: pool.Addresses,
-			AutoAssign: pool.AutoAssign, AvoidBuggyIPs: pool.AvoidBuggyIPs, Priority: pool.Priority,
-			Namespaces: pool.Namespaces, NamespaceSelector: pool.NamespaceSelector, ServiceSelector: pool.ServiceSelector,
-		}
-	}
-	p.provider.alloc.SetPools(converted)
+	p.provider.alloc.SetPools(PoolsOf(p.now))
 	p.provider.alloc.SetRestTime(p.now.Settings.RestTime)
 	p.provider.signal()
 }

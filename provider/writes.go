@@ -3,6 +3,7 @@ package provider
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -25,9 +26,20 @@ const FieldManager = "clarion-controller"
 type decision struct {
 	base    *v1.Service // as it was when it was decided; only its metadata and status are used
 	verdict verdict     // the condition to set, unless clear
-	clear   bool        // takes finalizer, addresses and condition off
-	sent    bool        // clear only: all has gone out already, the rest is to be swallowed
+	// committed says that the addresses stand in the ledger; a decision that
+	// takes the last address away has none there.
+	committed bool
+	clear     bool // takes finalizer, addresses and condition off
+	sent      bool // clear only: all has gone out already, the rest is to be swallowed
 }
+
+// The kinds of writes, as the metric counts them.
+const (
+	kindAssign    = "assign"    // finalizer, addresses and condition
+	kindTake      = "take"      // the last address goes, as when two carried one
+	kindCondition = "condition" // the condition alone
+	kindClear     = "clear"     // all of it goes, the Service wants nothing any more
+)
 
 // writes turns the service controller's patches into one patch per decision:
 // finalizer, addresses and condition together, bound to the resourceVersion
@@ -40,6 +52,8 @@ type writes struct {
 	events *events
 	log    *slog.Logger
 	stats  *metrics
+	// confirm returns nil once this leader's term has been seen in the ledger.
+	confirm func(context.Context) error
 	// again has the Service decided anew, once the cache has left base behind.
 	again func(base *v1.Service)
 
@@ -47,8 +61,8 @@ type writes struct {
 	pending map[cluster.Key]*decision
 }
 
-func newWrites(ctx context.Context, api corev1.ServicesGetter, events *events, log *slog.Logger, stats *metrics, again func(*v1.Service)) *writes {
-	return &writes{ctx: ctx, api: api, events: events, log: log, stats: stats, again: again, pending: map[cluster.Key]*decision{}}
+func newWrites(ctx context.Context, api corev1.ServicesGetter, events *events, log *slog.Logger, stats *metrics) *writes {
+	return &writes{ctx: ctx, api: api, events: events, log: log, stats: stats, pending: map[cluster.Key]*decision{}}
 }
 
 // decide notes d for the service controller's next patch of its Service.
@@ -97,14 +111,18 @@ func (w *writes) patched(key cluster.Key, data []byte) (*v1.Service, error) {
 	}
 	if d.clear {
 		d.sent = true
-		return w.send(d.base, clearing(d.base), "clear", "")
+		return w.send(d.base, clearing(d.base), kindClear, "")
 	}
 	c := d.verdict.condition(d.base, metav1.Now())
 	p := patch{}
 	p.set("status", "loadBalancer", theirs.Status.LoadBalancer)
 	p.set("status", "conditions", []metav1.Condition{c})
 	p.set("metadata", "finalizers", []string{servicehelper.LoadBalancerCleanupFinalizer}) // merged, so once at most
-	return w.send(d.base, p, "assign", d.verdict.event(d.base), d.verdict.reason, d.verdict.message)
+	kind := kindAssign
+	if !d.committed {
+		kind = kindTake
+	}
+	return w.send(d.base, p, kind, d.verdict.event(d.base), d.verdict.reason, d.verdict.message)
 }
 
 // tell writes the verdict alone, for a Service whose addresses do not change;
@@ -119,14 +137,14 @@ func (w *writes) tell(svc *v1.Service, v verdict, finalizer bool) error {
 	if finalizer {
 		p.set("metadata", "finalizers", []string{servicehelper.LoadBalancerCleanupFinalizer})
 	}
-	_, err := w.send(svc, p, "condition", v.event(svc), v.reason, v.message)
+	_, err := w.send(svc, p, kindCondition, v.event(svc), v.reason, v.message)
 	return err
 }
 
 // unmark takes the condition off a Service that is no LoadBalancer any more
 // and never had an address.
 func (w *writes) unmark(svc *v1.Service) error {
-	_, err := w.send(svc, clearing(svc), "clear", "")
+	_, err := w.send(svc, clearing(svc), kindClear, "")
 	return err
 }
 
@@ -134,6 +152,13 @@ func (w *writes) unmark(svc *v1.Service) error {
 // changed since it was decided on is decided anew: neither is an error.
 func (w *writes) send(base *v1.Service, p patch, kind, eventType string, event ...string) (*v1.Service, error) {
 	p.set("metadata", "resourceVersion", base.ResourceVersion)
+	if kind != kindAssign { // that is in the ledger already
+		if err := w.confirm(w.ctx); errors.Is(err, ErrDeposed) || w.ctx.Err() != nil {
+			return base, nil // the next leader decides
+		} else if err != nil {
+			return nil, err
+		}
+	}
 	var out *v1.Service
 	err := insist(w.ctx, func(ctx context.Context) (err error) {
 		out, err = w.api.Services(base.Namespace).Patch(ctx, base.Name, types.StrategicMergePatchType, p.bytes(),
