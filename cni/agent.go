@@ -10,8 +10,10 @@ import (
 	stdsync "sync"
 	"time"
 
+	"github.com/clarion-lb/clarion/cni/nat"
 	"github.com/clarion-lb/clarion/cni/store"
 	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/nft"
 	"github.com/clarion-lb/clarion/internal/reconcile"
 	"github.com/clarion-lb/clarion/internal/rtnl"
 	"github.com/clarion-lb/clarion/internal/task"
@@ -35,10 +37,13 @@ type Agent struct {
 	log     *slog.Logger
 	h       *rtnl.Handle
 	events  *rtnl.Events
+	rules   *rules // nil where the kernel has no nftables
+	noRules error
 	loop    *reconcile.Loop
 
 	// Owned by the loop's goroutine.
 	nodes     map[string]*cluster.Node
+	services  map[cluster.Key]*cluster.Service
 	synced    bool
 	mtuForced bool            // the far ends of all cables have been given their MTU once
 	told      map[string]bool // problems that the log has
@@ -64,21 +69,30 @@ type Config struct {
 	Install Install
 	Feed    *cluster.Feed
 	Log     *slog.Logger
-	// Handle and Events are on the network namespace of the node. New takes
-	// them over.
-	Handle *rtnl.Handle
-	Events *rtnl.Events
+	Handle  *rtnl.Handle // on the network namespace of the node; New takes it over
 }
 
 // New returns an agent that is not yet running.
-func New(c Config) *Agent {
+func New(c Config) (*Agent, error) {
 	a := &Agent{
 		self: c.Node, opts: c.Options.withDefaults(), install: c.Install, feed: c.Feed,
-		log: c.Log.With("part", "cni"), h: c.Handle, events: c.Events,
-		nodes: map[string]*cluster.Node{}, told: map[string]bool{},
+		log: c.Log.With("part", "cni"), h: c.Handle,
+		nodes: map[string]*cluster.Node{}, services: map[cluster.Key]*cluster.Service{}, told: map[string]bool{},
 	}
 	a.loop = reconcile.NewLoop("cni", c.Log, a.sync)
-	return a
+	err := a.h.Do(func() (err error) {
+		if a.events, err = rtnl.SubscribeEvents(); err != nil {
+			return err
+		}
+		if a.rules, err = openRules(); errors.Is(err, nft.ErrMissing) {
+			a.noRules, err = err, nil // pods work without, within the cluster
+		}
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, a.h.Close())
+	}
+	return a, nil
 }
 
 func (a *Agent) String() string { return "cni" }
@@ -93,7 +107,15 @@ func (a *Agent) Status() Status {
 // Run keeps the pod network until ctx ends. It leaves everything in the
 // kernel as it is: pods go on without the agent.
 func (a *Agent) Run(ctx context.Context) error {
-	return errors.Join(task.Run(ctx, a.loop, a.events, task.Func("cni kicks", a.kick)), a.h.Close())
+	tasks := []task.Task{a.loop, a.events, task.Func("cni kicks", a.kick)}
+	if a.rules != nil {
+		tasks = append(tasks, task.Func("cni rules", func(ctx context.Context) error { return a.rules.watch(ctx, a.loop.Kick) }))
+	}
+	err := task.Run(ctx, tasks...)
+	if a.rules != nil {
+		err = errors.Join(err, a.rules.close())
+	}
+	return errors.Join(err, a.h.Close())
 }
 
 // kick asks for a run after every change, with a breath between them.
@@ -125,6 +147,13 @@ func (a *Agent) take() {
 			delete(a.nodes, name)
 		} else {
 			a.nodes[name] = n
+		}
+	}
+	for key, s := range d.Services {
+		if s == nil {
+			delete(a.services, key)
+		} else {
+			a.services[key] = s
 		}
 	}
 	a.synced = a.synced || d.Synced
@@ -186,8 +215,8 @@ func (a *Agent) tidy(set []Sysctl) error {
 	return nil
 }
 
-// pods repairs what belongs to single pods and collects what no pod stands
-// behind.
+// pods repairs what belongs to single pods, keeps the packet rules, and
+// collects what no pod stands behind.
 func (a *Agent) pods(ctx context.Context, k kernel, n store.Node) (problems []string, err error) {
 	s, err := store.OpenThisBoot(a.opts.DataDir)
 	if err != nil {
@@ -215,7 +244,23 @@ func (a *Agent) pods(ctx context.Context, k kernel, n store.Node) (problems []st
 	for _, sb := range freed {
 		a.log.Info("freed the addresses of a pod that is gone without a DEL", "pod", sb.Pod, "addresses", sb.Addresses)
 	}
-	return problems, errors.Join(err, cerr)
+	more, rerr := a.packetRules(ctx, s, n, len(freed) > 0)
+	return append(problems, more...), errors.Join(err, cerr, rerr)
+}
+
+// packetRules keeps masquerade and host ports. again says that they may not be
+// right although nobody touched them.
+func (a *Agent) packetRules(ctx context.Context, s *store.Store, n store.Node, again bool) ([]string, error) {
+	if a.rules == nil {
+		return []string{fmt.Sprintf("%v: pods reach nothing outside the cluster, and host ports do not work", a.noRules)}, nil
+	}
+	if n.NotReady != "" {
+		return nil, nil // as with routes: what is there stays
+	}
+	if again {
+		a.rules.dirty.Store(true)
+	}
+	return a.rules.set(ctx, Sources(a.nodes, a.services, a.self, a.opts), s, a.synced, a.h)
 }
 
 // describe tells the plugin about the node, and the runtime about the plugin
@@ -269,8 +314,17 @@ func (a *Agent) publish(want State, err error) {
 }
 
 // Off removes everything that Clarion's pod network has put on a node: files,
-// links, routes and rules. It is what an uninstall runs. Pods lose their
-// network.
+// links, routes, and rules of both kinds. It is what an uninstall runs. Pods
+// lose their network.
 func Off(c Config) error {
-	return errors.Join(c.Install.remove(), kernel{h: c.Handle}.off())
+	return errors.Join(c.Install.remove(), kernel{h: c.Handle}.off(), c.Handle.Do(func() error {
+		conn, err := nft.Open()
+		if errors.Is(err, nft.ErrMissing) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(nat.Remove(conn), conn.Close())
+	}))
 }

@@ -38,7 +38,7 @@ func confList(dataDir string) ([]byte, error) {
 		"plugins": []any{map[string]any{
 			"type":         programName,
 			"dataDir":      dataDir,
-			"capabilities": map[string]bool{},
+			"capabilities": map[string]bool{"portMappings": true, "bandwidth": true},
 		}},
 	}, "", "  ")
 }

@@ -52,6 +52,7 @@ type labNode struct {
 	agent *Agent
 	feed  *cluster.Feed
 	dir   string
+	opts  Options
 	stop  func()
 }
 
@@ -96,14 +97,12 @@ func (l *lab) node(name string, number int, behind bool) *labNode {
 // start runs an agent on the node until stop or the end of the test.
 func (n *labNode) start() {
 	n.t.Helper()
-	h := n.handle()
-	var events *rtnl.Events
+	n.opts.DataDir = n.dir
 	var err error
-	n.Do(func() { events, err = rtnl.SubscribeEvents() })
+	n.agent, err = New(Config{Node: n.Name, Feed: n.feed, Log: slog.New(slog.DiscardHandler), Handle: n.handle(), Options: n.opts})
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.agent = New(Config{Node: n.Name, Feed: n.feed, Log: slog.New(slog.DiscardHandler), Handle: h, Events: events, Options: Options{DataDir: n.dir}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.agent.Run(ctx) }()
@@ -145,8 +144,14 @@ func (l *lab) publish() {
 func (l *lab) ready() {
 	l.t.Helper()
 	for name, h := range l.hosts {
-		nstest.Wait(l.t, 10*time.Second, name+" has its routes: "+strings.Join(h.agent.Status().Problems, "; "), func() bool {
-			s := h.agent.Status()
+		var s Status
+		defer func() {
+			if l.t.Failed() {
+				l.t.Logf("%s: %+v", name, s)
+			}
+		}()
+		nstest.Wait(l.t, 10*time.Second, name+" has its routes", func() bool {
+			s = h.agent.Status()
 			return s.Synced && len(s.Peers) == 2*(len(l.hosts)-1) && len(s.Problems) == 0
 		})
 	}

@@ -29,6 +29,9 @@ type Options struct {
 	Port    uint16 // UDP port of the tunnels; DefaultPort by default
 	MTU     int    // of pods, bytes; 0 means from the paths
 	DataDir string // where the plugin's state lies; store.DefaultDir by default
+
+	NoMasquerade  bool           // pods keep their address wherever they go
+	NonMasquerade []netip.Prefix // where they keep it beside the cluster
 }
 
 // The tunnels' defaults. The port is the one of RFC 7348; the identifier is

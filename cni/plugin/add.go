@@ -101,12 +101,8 @@ func (p *Plugin) add(ctx context.Context, args *skel.CmdArgs, conf *Conf) (err e
 		return err
 	}
 	a := plan(held.Sandbox, node.MTU)
-	if err := p.build(host, pod, a); err != nil {
-		// Nothing half done: what was built goes before what was reserved.
-		if derr := host.DelLink(a.veth.Name); derr != nil {
-			return errors.Join(err, derr, held.Close())
-		}
-		return errors.Join(err, s.Release(ctx, held))
+	if err := p.attach(ctx, host, pod, s, a); err != nil {
+		return errors.Join(err, p.takeDown(ctx, host, s, held)) // nothing half done
 	}
 	if err := held.Close(); err != nil {
 		return err
@@ -166,18 +162,50 @@ func gone(host *rtnl.Handle) func(store.Sandbox) (bool, error) {
 	}
 }
 
-// build makes the cable and everything on it.
-func (p *Plugin) build(host, pod *rtnl.Handle, a attachment) error {
+// attach makes the cable and everything that goes with it. The alias of the
+// host's side comes last and says that all is done.
+func (p *Plugin) attach(ctx context.Context, host, pod *rtnl.Handle, s *store.Store, a attachment) error {
 	near, far, err := host.AddVeth(a.veth, pod)
 	if err != nil {
 		return err
 	}
 	p.reached("cable")
+	if err := shape(host, pod, near, far, a); err != nil {
+		return err
+	}
 	if err := p.buildPod(pod, far, a); err != nil {
 		return fmt.Errorf("in the pod: %w", err)
 	}
 	if err := p.buildHost(host, near, a); err != nil {
 		return fmt.Errorf("on the host: %w", err)
+	}
+	if err := p.openPorts(ctx, host, s, a); err != nil {
+		return err
+	}
+	if err := errors.Join(pod.Await(ctx, far, a.sandbox.Addresses...), host.Await(ctx, near)); err != nil {
+		return err
+	}
+	if err := host.SetAlias(near, alias(a.sandbox)); err != nil {
+		return err
+	}
+	p.reached("alias")
+	return nil
+}
+
+// shape limits the traffic of a pod. What goes to the pod waits at the host's
+// side of the cable, what comes from it at its own: in both cases at the end
+// that sends, so that nothing is dropped that could wait.
+func shape(host, pod *rtnl.Handle, near, far int, a attachment) error {
+	b := a.sandbox.Bandwidth
+	if b.IngressRate > 0 {
+		if err := host.Limit(near, b.IngressRate, b.IngressBurst, a.mtu); err != nil {
+			return fmt.Errorf("limit what goes to the pod: %w", err)
+		}
+	}
+	if b.EgressRate > 0 {
+		if err := pod.Limit(far, b.EgressRate, b.EgressBurst, a.mtu); err != nil {
+			return fmt.Errorf("limit what comes from the pod: %w", err)
+		}
 	}
 	return nil
 }
@@ -214,6 +242,14 @@ func (p *Plugin) buildPod(pod *rtnl.Handle, index int, a attachment) error {
 		}
 	}
 	p.reached("pod up")
+	// Neither side ever has to ask for the other's MAC, which it knows: no first
+	// packet waits or is lost over it, and no table of neighbours overflows.
+	for f := range a.families {
+		if err := pod.SetNeighbour(rtnl.Neighbour{Link: index, Addr: store.Gateway(f).Addr(), MAC: a.veth.MAC}); err != nil {
+			return err
+		}
+	}
+	p.reached("pod neighbours")
 	metric, err := freeMetric(pod, index)
 	if err != nil {
 		return err
@@ -288,12 +324,11 @@ func (p *Plugin) buildHost(host *rtnl.Handle, index int, a attachment) error {
 		if err := host.SetRoute(store.HostRoute(addr, index)); err != nil {
 			return err
 		}
+		if err := host.SetNeighbour(rtnl.Neighbour{Link: index, Addr: addr, MAC: a.veth.PeerMAC}); err != nil {
+			return err
+		}
 		p.reached("host route " + ipfam.Of(addr).String())
 	}
-	if err := host.SetAlias(index, alias(a.sandbox)); err != nil {
-		return err
-	}
-	p.reached("alias")
 	return nil
 }
 

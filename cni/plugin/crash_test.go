@@ -73,6 +73,10 @@ func TestKillAtEveryStep(t *testing.T) {
 			nstest.Wait(t, 10*time.Second, "its cable is gone", func() bool { return !strings.Contains(n.IP("link"), "clp") })
 			gc(p, 0)
 		}},
+		{"ADD with ports", "DEL", del},
+		{"ADD with ports", "GC", gc},
+		{"DEL with ports", "DEL again", del},
+		{"DEL with ports", "GC", gc},
 		{"DEL", "DEL again", del},
 		{"DEL", "GC", gc},
 		{"DEL", "DEL killed again at the same step, DEL", func(p *pod, step int) {
@@ -91,11 +95,20 @@ func TestKillAtEveryStep(t *testing.T) {
 		t.Run(tt.command+" is killed, then "+tt.then, func(t *testing.T) {
 			n.t = t
 			for step := 1; ; step++ {
-				p := newPod(t, fmt.Sprintf("%s-%d", strings.ToLower(tt.command), step))
-				if tt.command == "DEL" {
-					n.mustAdd(p)
+				p := newPod(t, fmt.Sprintf("%s-%d", strings.ToLower(strings.ReplaceAll(tt.command, " ", "-")), step))
+				verb, ports, _ := strings.Cut(tt.command, " with ")
+				c := n.callFor(verb, p)
+				if ports != "" {
+					c.stdin = n.conf(`,"runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":80}]}`)
 				}
-				died := n.killed(n.callFor(tt.command, p), step)
+				if verb == "DEL" {
+					add := c
+					add.command = "ADD"
+					if _, err := n.exec(add); err != nil {
+						t.Fatal(err)
+					}
+				}
+				died := n.killed(c, step)
 				tt.goOn(p, step)
 				n.clean(fmt.Sprintf("%s killed at step %d, then %s,", tt.command, step, tt.then))
 				p.destroy()

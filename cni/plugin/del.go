@@ -44,15 +44,22 @@ func (p *Plugin) remove(ctx context.Context, host *rtnl.Handle, s *store.Store, 
 	if err != nil {
 		return err
 	}
-	if err := host.DelLink(k.HostIf()); err != nil {
-		if held != nil {
-			err = errors.Join(err, held.Close())
-		}
+	if held == nil {
+		err := host.DelLink(k.HostIf())
+		p.reached("interface removed")
 		return err
 	}
+	return p.takeDown(ctx, host, s, held)
+}
+
+// takeDown removes an attachment whose record is held.
+func (p *Plugin) takeDown(ctx context.Context, host *rtnl.Handle, s *store.Store, held *store.Held) error {
+	if err := host.DelLink(held.Key().HostIf()); err != nil {
+		return errors.Join(err, held.Close())
+	}
 	p.reached("interface removed")
-	if held == nil {
-		return nil
+	if err := p.closePorts(ctx, host, s, held.Sandbox); err != nil {
+		return errors.Join(err, held.Close())
 	}
 	return s.Release(ctx, held)
 }

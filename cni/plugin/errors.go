@@ -17,6 +17,7 @@ const (
 	CodeExists     uint = 101 // the container has an interface of that name already
 	CodeNotAsAdded uint = 102 // CHECK found a difference
 	CodeNodeFile   uint = 103 // the agent's description of the node cannot be used
+	CodePortTaken  uint = 104 // another pod of the node has the host port
 )
 
 // fail makes an error of the protocol: what was tried, and why it failed.

@@ -22,6 +22,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/clarion-lb/clarion/cni/nat"
 	"github.com/clarion-lb/clarion/cni/plugin"
 	"github.com/clarion-lb/clarion/cni/store"
 	"github.com/clarion-lb/clarion/internal/nstest"
@@ -286,6 +287,13 @@ func (n *node) left() (left []string) {
 			left = append(left, "route "+r.String())
 		}
 	})
+	if table, err := n.Command("nft", "list", "table", "inet", nat.Table); err == nil {
+		for line := range strings.Lines(table) {
+			if strings.Contains(line, "tcp . ") || strings.Contains(line, "udp . ") {
+				left = append(left, "host port "+strings.TrimSpace(line))
+			}
+		}
+	}
 	return left
 }
 

@@ -1,6 +1,7 @@
 package plugin_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -120,4 +121,49 @@ func BenchmarkADD(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(took[len(took)/2].Seconds()*1000, "ms/p50")
 	b.ReportMetric(took[len(took)*99/100].Seconds()*1000, "ms/p99")
+}
+
+// The first packet that a pod sends after ADD gets its answer: it is not lost
+// to a link or an address that is only almost ready.
+func TestTheFirstPacketOfAPodIsNotLost(t *testing.T) {
+	lan := nstest.NewSwitch(t, "lan")
+	n := newNode(t, lan.Attach("n1", "192.0.2.1/24", "2001:db8::1/64"), dual)
+	var server *net.UDPConn
+	var err error
+	n.Do(func() { server, err = net.ListenUDP("udp", &net.UDPAddr{Port: 7}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		b := make([]byte, 10)
+		for {
+			_, from, err := server.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			server.WriteToUDPAddrPort(b[:1], from)
+		}
+	}()
+	for i := range 20 {
+		p := newPod(t, fmt.Sprint("c", i))
+		n.mustAdd(p)
+		for _, to := range []string{"192.0.2.1:7", "[2001:db8::1]:7"} {
+			var c net.Conn
+			p.do(func() { c, err = net.Dial("udp", to) })
+			if err != nil {
+				t.Fatalf("pod %d, to %s: %v", i, to, err)
+			}
+			defer c.Close()
+			if _, err := c.Write([]byte("?")); err != nil {
+				t.Fatalf("pod %d, to %s: %v", i, to, err)
+			}
+			if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				t.Errorf("pod %d, to %s: %v", i, to, err)
+			}
+		}
+	}
 }

@@ -561,3 +561,18 @@ func writeCursor(lock *os.File, c cursor) error {
 }
 
 func family(p netip.Prefix) ipfam.Family { return ipfam.Of(p.Addr()) }
+
+// Exclusive calls f with all records while nobody can reserve or release. It
+// must be short.
+func (s *Store) Exclusive(ctx context.Context, f func(records []Sandbox) error) (err error) {
+	lock, err := s.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	records, err := s.List()
+	if err != nil {
+		return err
+	}
+	return f(records)
+}

@@ -1,9 +1,12 @@
 package rtnl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -46,4 +49,51 @@ func (h *Handle) AddVeth(v Veth, peer *Handle) (near, far int, err error) {
 		*end.index = raw.Attrs().Index
 	}
 	return near, far, nil
+}
+
+// Await waits until a link that was set up passes packets, and those to its
+// addresses are taken in. The kernel does the last steps of both in workers
+// that a busy machine delays, and drops what is sent before: the first packet
+// of a pod, which then costs it a second.
+func (h *Handle) Await(ctx context.Context, index int, addrs ...netip.Addr) error {
+	for {
+		ready, why, err := h.passes(index, addrs)
+		if err != nil {
+			return fmt.Errorf("wait for link %d: %w", index, err)
+		}
+		if ready {
+			return nil
+		}
+		again := time.NewTimer(time.Millisecond)
+		select {
+		case <-ctx.Done():
+			again.Stop()
+			return fmt.Errorf("wait for link %d to pass packets, but %s: %w", index, why, context.Cause(ctx))
+		case <-again.C:
+		}
+	}
+}
+
+func (h *Handle) passes(index int, addrs []netip.Addr) (ready bool, why string, err error) {
+	raw, err := h.handle.LinkByIndex(index)
+	if err != nil {
+		return false, "", err
+	}
+	// The state changes in the same step that connects the queue of the link
+	// (net/core/link_watch.c, linkwatch_do_dev).
+	if state := raw.Attrs().OperState; state != netlink.OperUp {
+		return false, "its state is " + state.String(), nil
+	}
+	for _, a := range addrs {
+		// An IPv6 address has its local route only once a worker has seen that it
+		// needs no duplicate address detection (net/ipv6/addrconf.c, addrconf_dad_work).
+		routes, err := h.handle.RouteGet(ip(a))
+		if err != nil && !errors.Is(err, unix.ENETUNREACH) && !errors.Is(err, unix.EHOSTUNREACH) {
+			return false, "", err
+		}
+		if len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL {
+			return false, a.String() + " is not yet local", nil
+		}
+	}
+	return true, "", nil
 }
