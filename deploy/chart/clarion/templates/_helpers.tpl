@@ -1,8 +1,8 @@
-{{/* Labels of every object. Call with a dict of root and, for what belongs to one program, name. */}}
+{{/* Labels of every object. Call with a dict, which for what belongs to one program has its name. */}}
 {{- define "clarion.labels" -}}
-{{- with .name }}
+{{- with index . "name" -}}
 app.kubernetes.io/name: {{ . }}
-{{- end }}
+{{ end -}}
 app.kubernetes.io/part-of: clarion
 {{- end -}}
 
