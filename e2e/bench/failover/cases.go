@@ -2,17 +2,27 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/clarion-lb/clarion/e2e/app"
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
-// A fault is something that happens to the node that owns the VIPs.
+// A deed is done to the lab, or to the node that owns the VIPs.
+type deed func(ctx context.Context, l *lab.Lab, owner *lab.Host) error
+
+// A fault is what happens to the owner, and how it ends.
 type fault struct {
-	name  string
-	begin func(ctx context.Context, l *lab.Lab, owner *lab.Host) error
-	end   func(ctx context.Context, l *lab.Lab, owner *lab.Host) error
+	name       string
+	begin, end deed
+}
+
+// both does one after the other, and the second also if the first failed.
+func both(a, b deed) deed {
+	return func(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
+		return errors.Join(a(ctx, l, owner), b(ctx, l, owner))
+	}
 }
 
 // faults in the order in which they are tried.
@@ -31,24 +41,13 @@ func faults(bridge string) []fault {
 		},
 	}
 	return []fault{
-		{"power-off", cable.begin, cable.end},
+		// Nothing runs any more and nothing gets through. The agent is only stopped, so that a trial takes seconds.
+		{"power-off", both(signal("STOP"), cable.begin), both(cable.end, signal("CONT"))},
 		{"agent-kill", signal("KILL"), renew},
-		{"agent-stop", signal("STOP"), func(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
-			return signal("CONT")(ctx, l, owner)
-		}},
-		{"link-down", ownLink("down"), ownLink("up")},
+		{"agent-stop", signal("STOP"), signal("CONT")},
+		{"link-down", cable.begin, cable.end}, // the node lives and sees its carrier go
 		{"partition", partition.begin, partition.end},
-		{"api-down-power-off", func(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
-			if err := api(ctx, l, "STOP"); err != nil {
-				return err
-			}
-			return cable.begin(ctx, l, owner)
-		}, func(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
-			if err := cable.end(ctx, l, owner); err != nil {
-				return err
-			}
-			return api(ctx, l, "CONT")
-		}},
+		{"api-down-power-off", both(api("STOP"), both(signal("STOP"), cable.begin)), both(both(cable.end, signal("CONT")), api("CONT"))},
 		{"drain", kubectl("cordon"), kubectl("uncordon")},
 	}
 }
@@ -59,7 +58,7 @@ func port(ctx context.Context, l *lab.Lab, owner *lab.Host, args ...string) erro
 }
 
 // signal sends a signal to the agent of the node.
-func signal(name string) func(context.Context, *lab.Lab, *lab.Host) error {
+func signal(name string) deed {
 	return func(ctx context.Context, _ *lab.Lab, owner *lab.Host) error {
 		_, err := owner.Output(ctx, "pkill", "-"+name, "-x", "clarion-agent")
 		return err
@@ -73,25 +72,21 @@ func renew(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
 	return err
 }
 
-func ownLink(state string) func(context.Context, *lab.Lab, *lab.Host) error {
-	return func(ctx context.Context, _ *lab.Lab, owner *lab.Host) error {
-		_, err := owner.NetCommand(ctx, "ip", "link", "set", owner.Links[0].Dev, state).Output()
-		return err
+// api sends a signal to the API server.
+func api(name string) deed {
+	return func(ctx context.Context, l *lab.Lab, _ *lab.Host) error {
+		cp, err := l.Host("cp")
+		if err != nil {
+			return err
+		}
+		if _, err := cp.Output(ctx, "pkill", "-"+name, "-f", "kube-apiserver"); err != nil {
+			return fmt.Errorf("send the API server %s: %w", name, err)
+		}
+		return nil
 	}
 }
 
-func api(ctx context.Context, l *lab.Lab, name string) error {
-	cp, err := l.Host("cp")
-	if err != nil {
-		return err
-	}
-	if _, err := cp.Output(ctx, "pkill", "-"+name, "-f", "kube-apiserver"); err != nil {
-		return fmt.Errorf("send the API server %s: %w", name, err)
-	}
-	return nil
-}
-
-func kubectl(verb string) func(context.Context, *lab.Lab, *lab.Host) error {
+func kubectl(verb string) deed {
 	return func(ctx context.Context, l *lab.Lab, owner *lab.Host) error {
 		_, err := l.Kubectl(ctx, verb, owner.Name)
 		return err
