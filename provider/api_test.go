@@ -145,6 +145,13 @@ func (a *api) serve(action clienttesting.Action) (runtime.Object, error) {
 		if err != nil {
 			return nil, err
 		}
+		if svc, ok := have.DeepCopyObject().(*v1.Service); ok && a.cheap {
+			next, err := cheaply(svc, action.Patch)
+			if err != nil {
+				return nil, err
+			}
+			return a.replace(gr, have.(object), next, action.Subresource)
+		}
 		next, err := patched(have.(object), action.PatchType, action.Patch)
 		if err != nil {
 			return nil, err

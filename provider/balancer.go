@@ -22,7 +22,7 @@ func (p *Provider) GetLoadBalancer(_ context.Context, _ string, svc *v1.Service)
 	if wants(svc, p.ours.class) {
 		return &svc.Status.LoadBalancer, p.known(svc), nil
 	}
-	p.writes.decide(&decision{base: svc, clear: true})
+	p.writes.clearNext(svc)
 	if _, marked := findCondition(svc); marked && !servicehelper.HasLBFinalizer(svc) && len(svc.Status.LoadBalancer.Ingress) == 0 {
 		p.writes.forget(keyOf(svc)) // the service controller has nothing to patch
 		return nil, false, p.writes.unmark(svc)
@@ -46,11 +46,12 @@ func (p *Provider) UpdateLoadBalancer(context.Context, string, *v1.Service, []*v
 // the addresses become free when the API shows that they have gone.
 func (p *Provider) EnsureLoadBalancerDeleted(context.Context, string, *v1.Service) error { return nil }
 
-// EnsureLoadBalancer decides which addresses svc has. It returns the status
-// to write when that changes; otherwise, and for a Service that must wait,
+// EnsureLoadBalancer decides which addresses svc has, and writes that itself:
+// finalizer, addresses and condition go out in one patch, where the service
+// controller would make two and the condition a third. So it always returns
 // ImplementedElsewhere, which to the service controller means «done, write
-// nothing». An error means that the API could not be written to, and is
-// retried.
+// nothing», or an error when the API could not be written to, which is
+// retried. A Service that must wait is no error.
 func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Service, _ []*v1.Node) (*v1.LoadBalancerStatus, error) {
 	if !wants(svc, p.ours.class) {
 		return nil, cloudprovider.ImplementedElsewhere
@@ -60,10 +61,7 @@ func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Ser
 		return nil, cloudprovider.ImplementedElsewhere
 	}
 	if shows := vips(svc); shown(held, shows) {
-		if err := p.writes.tell(svc, v, len(held) > 0 && p.lacksFinalizer(svc)); err != nil {
-			return nil, err
-		}
-		return nil, cloudprovider.ImplementedElsewhere
+		return nil, done(p.writes.tell(svc, v, len(held) > 0 && p.lacksFinalizer(svc)))
 	}
 	if len(held) == 0 {
 		p.ledger.Seen(svc.UID) // what may be written there is not intended any more
@@ -76,8 +74,15 @@ func (p *Provider) EnsureLoadBalancer(ctx context.Context, _ string, svc *v1.Ser
 		}
 		p.settle(svc)
 	}
-	p.writes.decide(&decision{base: svc, verdict: v, committed: len(held) > 0})
-	return &v1.LoadBalancerStatus{Ingress: ingress(held)}, nil
+	return nil, done(p.writes.assign(svc, held, v))
+}
+
+// done is what the service controller is told after a write.
+func done(err error) error {
+	if err != nil {
+		return err
+	}
+	return cloudprovider.ImplementedElsewhere
 }
 
 // idle reports whether EnsureLoadBalancer would write nothing.

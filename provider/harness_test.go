@@ -45,7 +45,7 @@ func prepare(t testing.TB, a *api, name string) *leader {
 	t.Helper()
 	l := &leader{log: &syncBuffer{}}
 	l.Controller = New(a.client(name), Config{
-		Namespace: "clarion-system", Class: Class, Identity: name, Lease: "clarion-controller", Workers: 8,
+		Namespace: "clarion-system", Class: Class, Identity: name, Lease: "clarion-controller", Workers: 24,
 		Log: slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}, prometheus.NewRegistry())
 	ctx, cancel := context.WithCancel(context.Background())

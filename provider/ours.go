@@ -61,7 +61,8 @@ func roleOf(svc *v1.Service, class string, known bool) role {
 // show returns svc as the service controller should see it: a copy without
 // class, because it serves no Service that has one, and, when the Service is to
 // be served, with the finalizer, so that it is not written alone: it goes
-// out in one patch together with the status and the condition (see writes.go).
+// out in one patch together with the addresses and the condition (see
+// writes.go).
 // The cache's own object is never touched.
 func show(svc *v1.Service, r role) *v1.Service {
 	shown := *svc

@@ -15,22 +15,19 @@ import (
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	servicehelper "k8s.io/cloud-provider/service/helpers"
 
+	"github.com/clarion-lb/clarion/allocator"
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
 
 // FieldManager is the name under which the controller owns what it writes.
 const FieldManager = "clarion-controller"
 
-// A decision is what was decided about one Service and has to go out with the
-// service controller's next patch of it.
-type decision struct {
-	base    *v1.Service // as it was when it was decided; only its metadata and status are used
-	verdict verdict     // the condition to set, unless clear
-	// committed says that the addresses stand in the ledger; a decision that
-	// takes the last address away has none there.
-	committed bool
-	clear     bool // takes finalizer, addresses and condition off
-	sent      bool // clear only: all has gone out already, the rest is to be swallowed
+// A clearance is a Service from which all that we put there is to be taken. The
+// service controller does that with two patches, finalizer and status; ours
+// takes everything with the first, and the second is swallowed.
+type clearance struct {
+	base *v1.Service // as it was when it was decided; only its metadata and status are used
+	sent bool
 }
 
 // The kinds of writes, as the metric counts them.
@@ -41,11 +38,11 @@ const (
 	kindClear     = "clear"     // all of it goes, the Service wants nothing any more
 )
 
-// writes turns the service controller's patches into one patch per decision:
-// finalizer, addresses and condition together, bound to the resourceVersion
-// that was decided on. So a decision that is older than the last change of
-// its Service is refused by the API server, whoever held it back (a paused
-// leader, a buffer), and never overwrites a newer one.
+// writes makes one patch of each decision: finalizer, addresses and condition
+// together, bound to the resourceVersion that was decided on. So a decision
+// that is older than the last change of its Service is refused by the API
+// server, whoever held it back (a paused leader, a buffer), and never
+// overwrites a newer one.
 type writes struct {
 	ctx    context.Context // ends with the leadership; the service controller's own never does
 	api    corev1.ServicesGetter
@@ -58,71 +55,70 @@ type writes struct {
 	again func(base *v1.Service)
 
 	mu      sync.Mutex
-	pending map[cluster.Key]*decision
+	pending map[cluster.Key]*clearance
 }
 
 func newWrites(ctx context.Context, api corev1.ServicesGetter, events *events, log *slog.Logger, stats *metrics) *writes {
-	return &writes{ctx: ctx, api: api, events: events, log: log, stats: stats, pending: map[cluster.Key]*decision{}}
+	return &writes{ctx: ctx, api: api, events: events, log: log, stats: stats, pending: map[cluster.Key]*clearance{}}
 }
 
-// decide notes d for the service controller's next patch of its Service.
-func (w *writes) decide(d *decision) {
+// clearNext notes that the service controller's next patches of svc take off
+// what we put there.
+func (w *writes) clearNext(svc *v1.Service) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pending[keyOf(d.base)] = d
+	w.pending[keyOf(svc)] = &clearance{base: svc}
 }
 
-// forget drops what was noted for a Service that is gone.
+// forget drops what was noted for a Service.
 func (w *writes) forget(key cluster.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.pending, key)
 }
 
-// take returns the decision behind a patch. The decision to clear stays for
-// the second patch, if one will come: the service controller takes finalizer
-// and status off one after the other.
-func (w *writes) take(key cluster.Key) *decision {
+// take returns what was noted, and whether its patch has been made. The note
+// stays for the second patch, if one will come.
+func (w *writes) take(key cluster.Key) (base *v1.Service, sent bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	d := w.pending[key]
-	if d != nil && !(d.clear && !d.sent && len(d.base.Status.LoadBalancer.Ingress) > 0) {
+	c := w.pending[key]
+	if c == nil {
+		return nil, false
+	}
+	sent = c.sent
+	c.sent = true
+	if sent || len(c.base.Status.LoadBalancer.Ingress) == 0 {
 		delete(w.pending, key)
 	}
-	return d
+	return c.base, sent
 }
 
-// patched answers a patch that the service controller makes.
+// patched answers a patch that the service controller makes. It makes none
+// when it is to give an address, see EnsureLoadBalancer.
 func (w *writes) patched(key cluster.Key, data []byte) (*v1.Service, error) {
-	d := w.take(key)
-	if d == nil {
+	base, sent := w.take(key)
+	switch {
+	case base == nil:
 		return nil, fmt.Errorf("patch of Service %s without a decision behind it: %s", key, data)
+	case sent:
+		return base, nil
 	}
-	if d.sent {
-		return d.base, nil
-	}
-	var theirs struct {
-		Status struct {
-			LoadBalancer json.RawMessage `json:"loadBalancer"`
-		} `json:"status"`
-	}
-	if err := json.Unmarshal(data, &theirs); err != nil {
-		return nil, fmt.Errorf("patch of Service %s: %w", key, err)
-	}
-	if d.clear {
-		d.sent = true
-		return w.send(d.base, clearing(d.base), kindClear, "")
-	}
-	c := d.verdict.condition(d.base, metav1.Now())
+	return w.send(base, clearing(base), kindClear, "")
+}
+
+// assign writes what svc has now. Addresses must stand in the ledger already.
+func (w *writes) assign(svc *v1.Service, held []allocator.Held, v verdict) error {
 	p := patch{}
-	p.set("status", "loadBalancer", theirs.Status.LoadBalancer)
-	p.set("status", "conditions", []metav1.Condition{c})
 	p.set("metadata", "finalizers", []string{servicehelper.LoadBalancerCleanupFinalizer}) // merged, so once at most
+	p.set("status", "loadBalancer", map[string]any{"ingress": ingress(held)})
+	p.set("status", "conditions", []metav1.Condition{v.condition(svc, metav1.Now())})
 	kind := kindAssign
-	if !d.committed {
+	if len(held) == 0 {
 		kind = kindTake
 	}
-	return w.send(d.base, p, kind, d.verdict.event(d.base), d.verdict.reason, d.verdict.message)
+	_, err := w.send(svc, p, kind, v.event(svc), v.reason, v.message)
+	return err
 }
 
 // tell writes the verdict alone, for a Service whose addresses do not change;
@@ -152,7 +148,7 @@ func (w *writes) unmark(svc *v1.Service) error {
 // changed since it was decided on is decided anew: neither is an error.
 func (w *writes) send(base *v1.Service, p patch, kind, eventType string, event ...string) (*v1.Service, error) {
 	p.set("metadata", "resourceVersion", base.ResourceVersion)
-	if kind != kindAssign { // that is in the ledger already
+	if kind != kindAssign { // the ledger has confirmed that already
 		if err := w.confirm(w.ctx); errors.Is(err, ErrDeposed) || w.ctx.Err() != nil {
 			return base, nil // the next leader decides
 		} else if err != nil {
