@@ -260,7 +260,9 @@ func (a *Agent) packetRules(ctx context.Context, s *store.Store, n store.Node, a
 	if again {
 		a.rules.dirty.Store(true)
 	}
-	return a.rules.set(ctx, Sources(a.nodes, a.services, a.self, a.opts), s, a.synced, a.h)
+	problems, err := a.rules.set(ctx, Sources(a.nodes, a.services, a.self, a.opts), s, a.synced, a.h)
+	others, oerr := a.rules.others(time.Now())
+	return slices.Concat(problems, others), errors.Join(err, oerr)
 }
 
 // describe tells the plugin about the node, and the runtime about the plugin

@@ -53,7 +53,9 @@ type labNode struct {
 	feed  *cluster.Feed
 	dir   string
 	opts  Options
-	stop  func()
+
+	install Install
+	stop    func()
 }
 
 func newLab(t *testing.T) *lab {
@@ -99,7 +101,7 @@ func (n *labNode) start() {
 	n.t.Helper()
 	n.opts.DataDir = n.dir
 	var err error
-	n.agent, err = New(Config{Node: n.Name, Feed: n.feed, Log: slog.New(slog.DiscardHandler), Handle: n.handle(), Options: n.opts})
+	n.agent, err = New(Config{Node: n.Name, Feed: n.feed, Log: slog.New(slog.DiscardHandler), Handle: n.handle(), Options: n.opts, Install: n.install})
 	if err != nil {
 		n.t.Fatal(err)
 	}

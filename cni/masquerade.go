@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,6 +71,9 @@ type rules struct {
 	dirty  atomic.Bool // somebody else changed the table since it was written
 	source *nat.Source // as it was last written; nil before that
 	told   []string    // the problems that the last write found
+
+	looked   time.Time // when other people's tables were last looked at
+	droppers []string  // and what was found
 }
 
 // openRules opens the table in the namespace of the calling thread.
@@ -169,6 +173,23 @@ func (r *rules) set(ctx context.Context, want nat.Source, s *store.Store, synced
 
 func same(a, b nat.Source) bool {
 	return slices.Equal(a.Pods, b.Pods) && slices.Equal(a.Near, b.Near) && slices.Equal(a.Hosts, b.Hosts)
+}
+
+// lookEvery is how often other people's tables are looked at: they matter to
+// people, who do not read faster, and there may be many rules in them.
+const lookEvery = 30 * time.Second
+
+// others tells what other people's tables do to pods.
+func (r *rules) others(now time.Time) ([]string, error) {
+	if !r.looked.IsZero() && now.Sub(r.looked) < lookEvery {
+		return r.droppers, nil
+	}
+	found, err := firewalls(r.conn)
+	if err != nil {
+		return r.droppers, err
+	}
+	r.looked, r.droppers = now, found
+	return found, nil
 }
 
 func (r *rules) close() error {

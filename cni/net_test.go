@@ -3,7 +3,6 @@ package cni
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -343,29 +342,4 @@ func TestARouteOfSomebodyElseIsLeftAloneAndTold(t *testing.T) {
 	}
 	n.IP("route del 10.244.2.0/24")
 	nstest.Wait(t, 5*time.Second, "ours is there once the other is gone", func() bool { return strings.Contains(n.IP("route show 10.244.2.0/24"), "proto 67") })
-}
-
-// A node that lives on router advertisements keeps its default route when
-// forwarding is turned on (reviews/dataplane.md A6).
-func TestRouterAdvertisementsAreHeeded(t *testing.T) {
-	l := newLab(t)
-	n := l.node("a1", 1, false)
-	read := func(key string) (v string) {
-		n.Do(func() {
-			data, err := os.ReadFile("/proc/sys/net/ipv6/conf/" + key)
-			if err != nil {
-				t.Error(err)
-			}
-			v = strings.TrimSpace(string(data))
-		})
-		return v
-	}
-	if read("eth0/accept_ra") != "1" || read("all/forwarding") != "0" {
-		t.Fatalf("the host does not begin as this test needs it: accept_ra %s, forwarding %s", read("eth0/accept_ra"), read("all/forwarding"))
-	}
-	l.publish()
-	l.ready()
-	if ra, fwd := read("eth0/accept_ra"), read("all/forwarding"); ra != "2" || fwd != "1" {
-		t.Errorf("accept_ra %s, forwarding %s; want 2 and 1", ra, fwd)
-	}
 }
