@@ -88,12 +88,11 @@ const (
 type Cause string
 
 const (
-	Fresh     Cause = "new"       // nobody was known to have it
-	Silence   Cause = "silence"   // its owner is silent
-	GivenUp   Cause = "given-up"  // its owner let go of it or restarted
-	HandedOn  Cause = "handover"  // its owner asked
-	TakenBack Cause = "take-back" // own link is back
-	Verified  Cause = "verified"  // still ours after a stall
+	Fresh    Cause = "new"      // nobody was known to have it
+	Silence  Cause = "silence"  // its owner is silent
+	GivenUp  Cause = "given-up" // its owner let go of it or restarted
+	HandedOn Cause = "handover" // its owner asked
+	Verified Cause = "verified" // still ours after a stall
 )
 
 func (Send) action()     {}

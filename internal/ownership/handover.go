@@ -123,7 +123,7 @@ func (m *Machine) heir(u *unit, s *spread) string {
 	for _, full := range [2]bool{false, true} {
 		for _, name := range u.order {
 			p := m.peers[name]
-			if p != nil && p.usable(u.Segment) && !slices.Contains(u.hand.tried, name) && s.full(name) == full {
+			if p != nil && p.usable(u.Segment, false) && !slices.Contains(u.hand.tried, name) && s.full(name) == full {
 				return name
 			}
 		}
@@ -232,7 +232,7 @@ func (m *Machine) rebalance() {
 			load[m.cfg.Self] = 0
 		}
 		for _, p := range m.sorted {
-			if p.usable(s.prefix) {
+			if p.usable(s.prefix, false) {
 				load[p.name] = 0
 			}
 		}

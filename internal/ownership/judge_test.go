@@ -30,6 +30,9 @@ type judge struct {
 	verified          int
 	contested         int // units that were taken by two
 	alarms            int // living peers that were taken for silent
+	blind             int // units taken by who hears nobody
+	late              int // answers of a node that has just woken, to questions from before
+	needless          int // questions about units whose owner was known to be well
 }
 
 func (j *judge) init(w *world) {
@@ -41,7 +44,7 @@ func (j *judge) init(w *world) {
 // not count.
 func (j *judge) begin() {
 	j.init(j.w)
-	j.on = true
+	j.on, j.since = true, j.w.now
 	j.all()
 	j.moves = 0
 	clear(j.movedAway)
@@ -58,6 +61,9 @@ func (j *judge) report(h *host, r Report) {
 	if r.What == Released && r.Peer != "" && !h.drained {
 		j.contested++
 	}
+	if r.What == Took && r.Cause != Verified && j.on && !j.w.wires[j.w.link(r.Unit)][j.w.lan()][h.id] {
+		j.blind++
+	}
 	if r.What == PeerSilent && j.on {
 		if o := j.w.byName[r.Peer]; o.active() && j.w.now-o.since > 500*time.Millisecond && j.w.now-j.w.cutAt > 500*time.Millisecond && o.carrier[0] && h.carrier[0] {
 			j.alarms++
@@ -69,6 +75,41 @@ func (j *judge) report(h *host, r Report) {
 	default:
 		j.w.trace("%s reports %s %s%s %v %d %s", h.name, r.What, r.Unit.VIP, r.Peer, r.After, r.Left, r.Why)
 	}
+}
+
+// probe notes a question that was not necessary: the owner is well and has
+// been so for a while.
+func (j *judge) probe(h *host, u Unit) {
+	if !j.on || j.w.now-j.w.cutAt < time.Second {
+		return
+	}
+	for _, o := range j.w.nodes {
+		if o != h && o.answering(u) && j.w.now-o.since > 2*time.Second && j.w.gossip[o.id][h.id] && j.w.gossip[h.id][o.id] && o.carrier[0] && h.carrier[0] {
+			j.needless++
+			return
+		}
+	}
+}
+
+// fullest returns how many times the mean the fullest running node owns.
+func (j *judge) fullest() float64 {
+	load, running, total := map[int]int{}, 0, 0
+	for _, p := range j.w.plan {
+		for _, h := range j.w.nodes {
+			if h.answering(p.unit) {
+				load[h.id]++
+				total++
+			}
+		}
+	}
+	most := 0
+	for _, h := range j.w.nodes {
+		if h.active() && h.power {
+			running++
+			most = max(most, load[h.id])
+		}
+	}
+	return float64(most) * float64(running) / float64(max(total, 1))
 }
 
 // all looks at every unit again, after something has changed for many.

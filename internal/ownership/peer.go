@@ -36,9 +36,8 @@ type peer struct {
 	knocked  time.Duration
 
 	// It is back, but what it published meanwhile is not here yet: its old claims
-	// beat nothing, and what may have been announced twice is not announced.
+	// beat nothing.
 	owed   bool
-	whole  bool          // its set has come as a whole since then, without what it claimed meanwhile
 	wired  time.Duration // when it last answered on the wire while silent
 	robbed bool          // this node has taken units from it
 	held   time.Duration // how long its units were left alone at last because it answers on the wire
@@ -233,7 +232,7 @@ func (m *Machine) matched(p *peer) {
 				m.settle(u)
 			}
 		}
-		m.announceAgainst(p)
+		p.robbed = false
 	}
 }
 
@@ -302,9 +301,6 @@ func (m *Machine) check(p *peer) {
 
 func (m *Machine) ack(p *peer, msg Ack) {
 	stamp := msg.Echo
-	if !m.on(ruleEcho) {
-		stamp = m.now
-	}
 	if stamp > m.now || !m.note(p, msg.Boot, msg.Version) {
 		return // the answer to a HELLO of a former agent of this node
 	}
@@ -362,7 +358,7 @@ func (m *Machine) silence(p *peer, tell bool) {
 
 // back takes a peer as alive again: it hears us and we hear it.
 func (m *Machine) back(p *peer) {
-	p.silent, p.owed, p.whole, p.held = false, true, false, 0
+	p.silent, p.owed, p.held = false, true, 0
 	clear(p.verdicts)
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerBack, Peer: p.name})

@@ -47,8 +47,10 @@ func byWeight(key string, candidates []string) []string {
 }
 
 // usable reports whether a peer may be expected to take units of a segment.
-func (p *peer) usable(segment netip.Prefix) bool {
-	if p.silent || !p.facts.Ready || p.facts.Draining {
+// One that has only just started may take what nobody ever owned: when a whole
+// cluster starts, the first to be ready would otherwise take everything.
+func (p *peer) usable(segment netip.Prefix, fresh bool) bool {
+	if p.silent || p.facts.Draining || !p.facts.Ready && !(fresh && p.known) {
 		return false
 	}
 	for _, s := range p.facts.Segments {
@@ -75,7 +77,7 @@ func (m *Machine) spread(seg *segment) *spread {
 		n++
 	}
 	for _, p := range m.sorted {
-		if p.usable(seg.prefix) {
+		if p.usable(seg.prefix, false) {
 			n++
 		}
 	}
@@ -110,7 +112,7 @@ func (s *spread) rank(u *unit) int {
 		for _, name := range u.order {
 			self := name == s.m.cfg.Self
 			if !self {
-				if p := s.m.peers[name]; p == nil || !p.usable(s.seg.prefix) {
+				if p := s.m.peers[name]; p == nil || !p.usable(s.seg.prefix, u.prev == nil) {
 					continue
 				}
 			} else if !s.m.able(u) {

@@ -8,7 +8,6 @@ const (
 	ruleMajority rule = 1 << iota // a claim of who sees the majority wins
 	ruleTie                       // equal claims are ordered by weight
 	ruleKnock                     // HELLO goes on to the silent
-	ruleReturn                    // who is back and does not tell what it did is announced against
 	ruleWitness                   // the wire is asked before taking
 	ruleStall                     // after a stall: mute, verify, answer
 	ruleLease                     // answers end by themselves when the loop stalls
@@ -17,16 +16,13 @@ const (
 	ruleRank                      // the first in rank goes first
 	ruleHandover                  // make before break
 	ruleListen                    // own nothing before having listened
-	ruleTakeBack                  // after a bounce the owner goes on
-	ruleEcho                      // an ACK counts for the time of its HELLO
 	ruleBoot                      // a restart voids what was claimed
 	ruleSteady                    // majority is lost and gained slowly
 	ruleGrace                     // own stall is not the peers' silence
 	ruleLoad                      // no node gets much more than its share
-	ruleTwoWay                    // nothing is yielded to who does not hear us
 	ruleDefend                    // an owner that hears another's announcement repeats its own
 	rulePull                      // versions that differ are pulled
-	ruleYield                     // of two probing candidates the lighter waits
+	lastRule
 )
 
 func (m *Machine) on(r rule) bool { return m.cfg.off&r == 0 }

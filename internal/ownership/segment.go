@@ -98,14 +98,13 @@ func (m *Machine) linkLost(s *segment) {
 	for _, u := range sortedUnits(s.units) {
 		if u.state == owning || u.state == verifying {
 			m.stop(u, nil)
-			u.takeBack = m.after(takeBackFor)
 		}
 		m.settle(u)
 	}
 }
 
-// linkBack looks at every unit again; the ones that were owned when the link
-// went go on after a check, if nobody has taken them.
+// linkBack looks at every unit again. What was owned before is not taken back
+// by right: the others may have it by now.
 func (m *Machine) linkBack(s *segment) {
 	s.upAt = m.now
 	m.nextHello = m.now
@@ -241,7 +240,7 @@ func (m *Machine) tenseNow(w *wire) bool {
 		}
 	}
 	for _, p := range m.sorted {
-		if p.silent && m.now-p.since < takeBackFor && m.reaches(w, p) {
+		if p.silent && m.now-p.since < tenseFor && m.reaches(w, p) {
 			return true
 		}
 	}

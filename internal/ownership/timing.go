@@ -23,7 +23,6 @@ const (
 	verifyTail    = 30 * time.Millisecond
 
 	rankStep    = 120 * time.Millisecond // longer than silenceJitter, so that the first in rank goes first
-	probeYield  = 250 * time.Millisecond // another candidate is probing
 	garpYield   = 300 * time.Millisecond // another node announced it
 	holdFirst   = 500 * time.Millisecond // the silent owner answers on the wire
 	holdLast    = time.Second
@@ -47,7 +46,7 @@ const (
 	startListen = 300 * time.Millisecond
 	startAlone  = time.Second
 	startLimit  = 2 * time.Second
-	takeBackFor = 10 * time.Second
+	tenseFor    = 10 * time.Second
 
 	pullGap      = 30 * time.Millisecond
 	handEvery    = 50 * time.Millisecond

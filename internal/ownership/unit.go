@@ -49,8 +49,7 @@ type unit struct {
 	contested time.Duration
 	defended  time.Duration
 	listens   bool
-	takeBack  time.Duration // until then this node goes first, because only its link was away
-	foreign   cluster.MAC   // no node of the cluster and uses the address
+	foreign   cluster.MAC // no node of the cluster and uses the address
 	foreignAt time.Duration
 
 	giver *peer // handed it to this node and has not published that it let go
@@ -130,7 +129,7 @@ func (m *Machine) able(u *unit) bool {
 func (m *Machine) best(u *unit) *peer {
 	var best *peer
 	for _, p := range u.claimants {
-		if p.silent && (m.on(ruleTwoWay) || u.state != owning) || p.owed && (u.state == owning || u.state == verifying) {
+		if p.silent || p.owed && (u.state == owning || u.state == verifying) {
 			continue
 		}
 		if best == nil || m.compare(u, rank{p.major(u.Segment), p.claims[u.Unit], p.name}, rank{best.major(u.Segment), best.claims[u.Unit], best.name}) {
@@ -203,10 +202,6 @@ func (m *Machine) settle(u *unit) {
 	case able && u.state == idle:
 		u.state, u.waitFrom, u.yielded = waiting, m.now, false
 		m.rerank = true
-		if u.takeBack > m.now && m.on(ruleTakeBack) {
-			u.yielded = true // goes first
-			m.timers.set(u, m.now)
-		}
 	case !able && u.state != idle:
 		m.withdraw(u)
 	}
@@ -221,7 +216,7 @@ func (m *Machine) rest(u *unit, owner *peer) {
 		m.show(u)
 	}
 	delete(m.loose, u.Unit)
-	u.prev, u.takeBack, u.from = owner, 0, nil
+	u.prev, u.from = owner, nil
 }
 
 // withdraw ends waiting and probing.
@@ -277,7 +272,7 @@ func (m *Machine) own(u *unit, epoch uint32, cause Cause) {
 		u.from, u.prev.robbed = u.prev, true
 	}
 	u.state, u.epoch, u.high = owning, epoch, max(u.high, epoch)
-	u.takeBack, u.yielded, u.rival, u.foreign, u.took = 0, false, nil, cluster.MAC{}, m.now
+	u.yielded, u.rival, u.foreign, u.took = false, nil, cluster.MAC{}, m.now
 	u.listens = true
 	m.changed(u.Unit)
 	m.show(u)
@@ -338,20 +333,6 @@ func (m *Machine) repeat(u *unit) {
 	}
 }
 
-// announceAgainst announces, after a peer has come back, all that it may have
-// announced meanwhile, if its set has come as a whole and so does not tell. (In
-// the usual case the changes tell, and each is defended by itself.)
-func (m *Machine) announceAgainst(p *peer) {
-	if p.whole && m.on(ruleReturn) {
-		for _, u := range sortedUnits(m.mine) {
-			if p.on(u.Segment) {
-				m.repeat(u)
-			}
-		}
-	}
-	p.robbed, p.whole = false, false
-}
-
 // frame takes a frame about a VIP from the wire.
 func (m *Machine) frame(f Frame) {
 	s := m.segs[f.Unit.Segment]
@@ -371,11 +352,6 @@ func (m *Machine) frame(f Frame) {
 		m.foreigner(u, f)
 	case f.Kind == Announcing:
 		m.announced(u, p)
-	case m.on(ruleYield) && heavier(u.want.Key, p.name, m.cfg.Self):
-		// Two candidates ask at once: the lighter one lets the other go on.
-		if u.state == probing || u.state == waiting && u.at < m.after(probeYield) {
-			m.wait(u, probeYield)
-		}
 	}
 }
 

@@ -16,7 +16,6 @@ type witness struct {
 	units   []*unit
 	sample  []*unit // those that are asked for
 	verify  bool    // units are this node's own, after a stall
-	back    bool    // units were, before its link went
 
 	round, rounds int
 	gap, tail     time.Duration
@@ -30,7 +29,7 @@ func (w *witness) start(m *Machine) {
 		u.w = w
 	}
 	w.sample = sample(w.units, sampleSize)
-	if w.suspect == nil && !w.verify && !w.back {
+	if w.suspect == nil && !w.verify {
 		w.sample = w.units
 	}
 	m.witnesses = append(m.witnesses, w)
@@ -54,9 +53,9 @@ func (m *Machine) leaveWitness(u *unit) { u.w = nil }
 // together where they have the same last owner.
 func (m *Machine) ripen() {
 	type group struct {
-		seg         *segment
-		suspect     *peer
-		fresh, back bool
+		seg     *segment
+		suspect *peer
+		fresh   bool
 	}
 	groups := map[group]*witness{}
 	var order []*witness
@@ -64,13 +63,13 @@ func (m *Machine) ripen() {
 		if u.state != waiting || m.loose[u.Unit] == nil {
 			continue
 		}
-		g := group{seg: u.seg, suspect: u.prev, back: u.takeBack > m.now}
+		g := group{seg: u.seg, suspect: u.prev}
 		if g.suspect != nil {
 			if _, ok := g.suspect.mac(u.Segment); !ok {
 				g.suspect = nil
 			}
 		}
-		if g.suspect == nil && !g.back {
+		if g.suspect == nil {
 			if !m.probes.take(m.now) {
 				u.yielded = true
 				m.timers.set(u, m.probes.when(m.now))
@@ -84,10 +83,8 @@ func (m *Machine) ripen() {
 		}
 		w := groups[g]
 		if w == nil {
-			w = &witness{seg: g.seg, suspect: g.suspect, back: g.back, rounds: 3, gap: probeGap, tail: probeGap}
+			w = &witness{seg: g.seg, suspect: g.suspect, rounds: 3, gap: probeGap, tail: probeGap}
 			switch {
-			case g.back:
-				w.gap, w.tail = verifyGap, verifyTail
 			case g.fresh:
 				w.gap, w.tail = freshProbeGap, freshProbeGap
 			case g.suspect != nil && g.suspect.silent && g.suspect.held > 0:
@@ -210,8 +207,8 @@ func (m *Machine) conclude(w *witness) time.Duration {
 	if m.now-w.began < contestEnd+w.gap*timeOf(w.rounds) {
 		for _, p := range m.sorted {
 			// What a peer has just published must be here, and after an own
-			// stall or link loss also what it has decided meanwhile.
-			if !p.silent && p.on(w.seg.prefix) && p.watched && p.boot != 0 && (!p.known || (w.verify || w.back) && p.heard < w.began) {
+			// stall also what it has decided meanwhile.
+			if !p.silent && p.on(w.seg.prefix) && p.watched && p.boot != 0 && (!p.known || w.verify && p.heard < w.began) {
 				return verifyGap / 2
 			}
 		}
@@ -236,8 +233,6 @@ func (m *Machine) conclude(w *witness) time.Duration {
 
 func (m *Machine) cause(u *unit) Cause {
 	switch {
-	case u.takeBack > m.now:
-		return TakenBack
 	case u.prev == nil:
 		return Fresh
 	case u.prev.silent:

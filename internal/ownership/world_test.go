@@ -20,6 +20,7 @@ type world struct {
 	t     testing.TB
 	setup setup
 	rng   *rand.Rand
+	fate  *rand.Rand // what happens, apart from rng, so that histories with and without a rule can be compared
 	now   time.Duration
 	seq   uint64
 	queue eventQueue
@@ -43,23 +44,23 @@ type world struct {
 
 // A setup is what a history is made of.
 type setup struct {
-	seed     uint64
-	nodes    int
-	vips     int
-	loss     float64
-	gateway  bool
-	second   bool     // half of the nodes are also on a second link with VIPs of its own
-	faults   []string // to choose from
-	count    int
-	off      rule
-	log      int // of changes, in the machines
-	silence  time.Duration
-	pause    time.Duration // between faults, at least
-	closed   bool          // one node's gossip port is closed from the start
-	lag      time.Duration // the API server tells nodes of new VIPs within this time
-	quiet    bool          // no queries of clients
-	noChurn  bool
-	pinFault int // the node that faults hit; -1 for any
+	seed      uint64
+	nodes     int
+	vips      int
+	loss      float64
+	gateway   bool
+	second    bool     // half of the nodes are also on a second link with VIPs of its own
+	faults    []string // to choose from
+	count     int
+	off       rule
+	log       int // of changes, in the machines
+	silence   time.Duration
+	pause     time.Duration // between faults, at least
+	closed    bool          // one node's gossip port is closed from the start
+	late      bool          // the VIPs are made when all nodes are up, and nodes hear of them within 50 ms
+	oneFamily bool
+	quiet     bool // no queries of clients
+	pinFault  int  // the node that faults hit; -1 for any
 }
 
 func (s setup) String() string {
@@ -119,7 +120,7 @@ var (
 )
 
 func newWorld(t testing.TB, s setup) *world {
-	w := &world{t: t, setup: s, rng: rand.New(rand.NewPCG(s.seed, 1)), byName: map[string]*host{}, byMAC: map[cluster.MAC]*host{}, caches: map[Unit]*host{}, planned: map[Unit]planned{}}
+	w := &world{t: t, setup: s, rng: rand.New(rand.NewPCG(s.seed, 1)), fate: rand.New(rand.NewPCG(s.seed, 3)), byName: map[string]*host{}, byMAC: map[cluster.MAC]*host{}, caches: map[Unit]*host{}, planned: map[Unit]planned{}}
 	w.gossip = square(s.nodes)
 	for range 2 {
 		w.wires = append(w.wires, square(s.nodes+1))
@@ -151,6 +152,9 @@ func (w *world) planUnit(i int) planned {
 	c := byte(i / 300)
 	p := planned{key: fmt.Sprintf("service-%d", i/2)}
 	switch {
+	case w.setup.oneFamily:
+		p.key = fmt.Sprintf("service-%d", i)
+		p.unit = Unit{netip.AddrFrom4([4]byte{192, 0, 2, byte(100 + i)}), net4}
 	case w.setup.second && i%5 == 4:
 		p.link, p.unit = 1, Unit{netip.AddrFrom4([4]byte{198, 51, 100, b}), net4b}
 	case i%2 == 0:
@@ -228,21 +232,24 @@ func (h *host) boot() {
 	h.m = New(Config{Self: h.name, Boot: uint64(h.id+1)<<32 | h.boots, Seed: w.setup.seed ^ h.boots<<40, Silence: w.setup.silence, off: w.setup.off, log: w.setup.log})
 	h.step(h.nodesEvent())
 	h.step(h.linksEvent())
-	wants := Wants{}
-	for _, p := range w.plan {
-		wants[p.unit] = h.want(p)
-	}
-	if len(wants) > 0 {
-		h.step(wants)
+	if !w.setup.late || w.now > lateAt {
+		h.step(h.wantsEvent())
 	}
 	if h.drained {
 		h.step(Drain{On: true})
 	}
 }
 
-func (h *host) want(p planned) *Want {
-	return &Want{Key: p.key, Candidates: p.candidates, Rules: true}
+func (h *host) wantsEvent() Wants {
+	wants := Wants{}
+	for _, p := range h.w.plan {
+		wants[p.unit] = &Want{Key: p.key, Candidates: p.candidates, Rules: true}
+	}
+	return wants
 }
+
+// lateAt is when VIPs that are made late are made.
+const lateAt = 2 * time.Second
 
 func (h *host) linksEvent() Links {
 	l := Links{
@@ -339,6 +346,7 @@ func (h *host) perform(a Action) {
 		h.broadcast(a.Unit, func(o *host) { o.frame(Frame{Unit: a.Unit, MAC: h.mac(a.Unit), Kind: Announcing}) }, func() { w.learn(a.Unit, h) })
 	case Probe:
 		w.judge.probed++
+		w.judge.probe(h, a.Unit)
 		ask := func(o *host) {
 			o.frame(Frame{Unit: a.Unit, MAC: h.mac(a.Unit), Kind: Probing})
 			if o.answering(a.Unit) {
@@ -470,10 +478,14 @@ func (w *world) clients() {
 		for _, h := range w.nodes {
 			if w.reaches(p.link, w.lan(), h.id) && w.rng.Float64() >= w.setup.loss {
 				h.deliver(true, func() {
-					h.step(Heard{Segment: p.unit.Segment})
+					// The responder answers beside the loop, so before it.
 					if h.answering(p.unit) && w.reaches(p.link, h.id, w.lan()) {
+						if h.since == w.now {
+							w.judge.late++
+						}
 						w.at(w.between(100*time.Microsecond, time.Millisecond), func() { w.learn(p.unit, h) })
 					}
+					h.step(Heard{Segment: p.unit.Segment})
 				})
 			}
 		}
