@@ -18,7 +18,10 @@ import (
 	"github.com/clarion-lb/clarion/e2e/lab"
 )
 
-const apiPort = 6443
+const (
+	apiPort         = 6443
+	controllersGate = "controllers"
+)
 
 func (c *Cluster) controlPlane() plan.Host { return c.Settings.HostsWith(plan.ControlPlane)[0] }
 
@@ -118,6 +121,11 @@ func (c *Cluster) startControlPlane() error {
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return fmt.Errorf("make the directory of %s: %w", h.Name, err)
 	}
+	// These two give up when the API server does not know their roles yet, so they start when it is ready.
+	controllers := c.program("kube-controller-manager", c.controllerManagerFlags())
+	controllers.Gate = c.Gate(h.Name, controllersGate)
+	scheduler := c.program("kube-scheduler", c.schedulerFlags())
+	scheduler.Gate = c.Gate(h.Name, controllersGate)
 	spec := hostinit.Spec{
 		Host: h.Name, Cgroup: c.cgroup(h.Name),
 		Private: privateDirs, Upper: filepath.Join(data, "private"),
@@ -126,8 +134,8 @@ func (c *Cluster) startControlPlane() error {
 		Programs: []hostinit.Program{
 			c.program("etcd", c.etcdFlags(data)),
 			c.program("kube-apiserver", c.apiServerFlags(h.Host)),
-			c.program("kube-controller-manager", c.controllerManagerFlags()),
-			c.program("kube-scheduler", c.schedulerFlags()),
+			controllers,
+			scheduler,
 		},
 	}
 	if err := spec.Write(h.Spec()); err != nil {
@@ -214,7 +222,7 @@ func (c *Cluster) schedulerFlags() []string {
 
 func (c *Cluster) waitControlPlane(ctx context.Context, s *step.Step) error {
 	err := step.Until(ctx, 90*time.Second, func(ctx context.Context) (bool, string, error) {
-		for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+		for _, name := range []string{"etcd", "kube-apiserver"} {
 			if why := c.crashed("cp", name); why != "" {
 				return false, "", fmt.Errorf("%s\n%s", why, c.tail(name))
 			}
@@ -229,7 +237,7 @@ func (c *Cluster) waitControlPlane(ctx context.Context, s *step.Step) error {
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, c.tail("kube-apiserver"))
 	}
-	return nil
+	return c.openGate(controllersGate, c.controlPlane())
 }
 
 // crashed says whether a program of the host ends again and again. Once is no news: some give up when the API server is

@@ -230,11 +230,11 @@ func ctr(ctx context.Context, n *lab.Host, args ...string) (string, error) {
 	return proc.Output(exec.CommandContext(ctx, "nsenter", append(enter, args...)...))
 }
 
-// openGate lets a program of the nodes start.
-func (c *Cluster) openGate(program string) error {
-	for _, n := range c.Nodes() {
-		if err := os.WriteFile(c.Gate(n.Name, program), nil, 0o644); err != nil {
-			return fmt.Errorf("let %s of %s start: %w", program, n.Name, err)
+// openGate lets the programs of the hosts start that wait for it.
+func (c *Cluster) openGate(name string, hosts ...plan.Host) error {
+	for _, h := range hosts {
+		if err := os.WriteFile(c.Gate(h.Name, name), nil, 0o644); err != nil {
+			return fmt.Errorf("let %s of %s start: %w", name, h.Name, err)
 		}
 	}
 	return nil
@@ -242,7 +242,7 @@ func (c *Cluster) openGate(program string) error {
 
 // registerNodes starts the kubelets, and waits until the API server knows every node and its pod ranges.
 func (c *Cluster) registerNodes(ctx context.Context, s *step.Step) error {
-	if err := c.openGate("kubelet"); err != nil {
+	if err := c.openGate("kubelet", c.Settings.HostsWith(plan.Node)...); err != nil {
 		return err
 	}
 	if err := c.applyDNS(ctx); err != nil { // its pods wait for nodes, as those of any cluster do
@@ -279,6 +279,11 @@ func (c *Cluster) waitNodesReady(ctx context.Context, s *step.Step) error {
 // waitNodes asks for the nodes until lacking returns nothing. An error shows the log of every kubelet.
 func (c *Cluster) waitNodes(ctx context.Context, limit time.Duration, lacking func([]node) string) error {
 	err := step.Until(ctx, limit, func(ctx context.Context) (bool, string, error) {
+		for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+			if why := c.crashed("cp", name); why != "" {
+				return false, "", fmt.Errorf("%s\n%s", why, c.tail(name))
+			}
+		}
 		for _, n := range c.Nodes() {
 			if why := c.crashed(n.Name, "kubelet"); why != "" {
 				return false, "", fmt.Errorf("%s", why)

@@ -29,7 +29,7 @@ func (c *Cluster) setUpPodNetwork(ctx context.Context, _ *step.Step) error {
 	if err := c.applyProxyRole(ctx); err != nil {
 		return err
 	}
-	if err := c.openGate("kube-proxy"); err != nil {
+	if err := c.openGate("kube-proxy", c.Settings.HostsWith(plan.Node)...); err != nil {
 		return err
 	}
 	for _, n := range c.Nodes() {
