@@ -31,6 +31,7 @@ type engine struct {
 	log    *slog.Logger
 
 	static  map[entry]bool      // entries that come from the node and not from Services
+	guarded bool                // GuardTable is ours
 	touched map[entry]bool      // of those, what changed since the kernel was last brought to them
 	have    mirror              // nil when it must be read anew
 	sets    map[string]nft.Set  // in the sizes that the kernel has
@@ -292,6 +293,7 @@ func (e *engine) compare(changed map[cluster.Key]*cluster.Service, now time.Time
 		return fmt.Errorf("compare table %s with the kernel: %w", Table, err)
 	}
 	e.failed = 0
+	e.guard()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/clarion-lb/clarion/internal/nstest"
 )
@@ -116,4 +119,53 @@ func outcome(err error) string {
 		return "silence"
 	}
 	return strings.ReplaceAll(err.Error(), " ", "-")
+}
+
+// strayTCP sends a TCP segment that belongs to no connection.
+func strayTCP(t *testing.T, h *nstest.Host, from, to netip.Addr) {
+	t.Helper()
+	h.Do(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		p := make([]byte, 40)
+		p[0], p[8], p[9] = 0x45, 64, unix.IPPROTO_TCP
+		binary.BigEndian.PutUint16(p[2:], 40)
+		copy(p[12:], from.AsSlice())
+		copy(p[16:], to.AsSlice())
+		binary.BigEndian.PutUint16(p[20:], 8080)
+		binary.BigEndian.PutUint16(p[22:], 33333)
+		p[32], p[33] = 5<<4, 0x14 // a reset with an acknowledgement: it cannot begin anything
+		if err := unix.Sendto(fd, p, 0, &unix.SockaddrInet4{Addr: to.As4()}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// tcpFrom counts the TCP segments that a host receives from an address.
+func tcpFrom(t *testing.T, h *nstest.Host, from netip.Addr) func() int {
+	t.Helper()
+	var fd int
+	h.Do(func() {
+		var err error
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, unix.IPPROTO_TCP); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { unix.Close(fd) })
+	n := 0
+	return func() int {
+		b := make([]byte, 1500)
+		for {
+			got, _, err := unix.Recvfrom(fd, b, 0)
+			if err != nil {
+				return n
+			}
+			if got >= 20 && netip.AddrFrom4([4]byte(b[12:16])) == from {
+				n++
+			}
+		}
+	}
 }

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/conntrack"
 	"github.com/clarion-lb/clarion/internal/nft"
@@ -137,9 +139,14 @@ func (p *Proxy) Healthy() error { return p.health.err() }
 // Off removes all rules that any proxy of this name has made. It must not be
 // called while Run runs.
 func (p *Proxy) Off() error {
-	p.engine.have = nil
+	p.engine.have, p.engine.guarded = nil, false
 	if err := p.engine.conn.Remove(Table); err != nil {
 		return fmt.Errorf("remove the proxy's rules: %w", err)
+	}
+	var guard nft.Batch
+	guard.DeleteTable(GuardTable)
+	if err := p.engine.conn.Commit(&guard); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove the proxy's guard: %w", err)
 	}
 	return nil
 }

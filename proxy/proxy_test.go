@@ -133,14 +133,18 @@ func TestRestartTouchesNothingThatIsRight(t *testing.T) {
 		}
 		return g
 	}
-	before, text := generation(), l.a.Run("nft", "-s", "list", "ruleset")
+	list := func() string { return l.a.Run("nft", "-a", "-s", "list", "table", "inet", Table) }
+	before, text := generation(), list()
 	r = l.start(t, nil)
 	r.put(false, services[1])
 	r.put(true, services...)
 	nstest.Wait(t, 10*time.Second, "the new process has compared", func() bool { return r.proxy.Healthy() == nil })
-	r.stop()
-	if got := generation(); got != before {
-		t.Errorf("%d transactions were made:\n%s", got-before, diff(text, l.a.Run("nft", "-s", "list", "ruleset")))
+	// The new process makes its own guard, and nothing else.
+	if got := generation(); got != before+1 {
+		t.Errorf("%d transactions were made, want 1", got-before)
+	}
+	if now := list(); now != text {
+		t.Errorf("the table was touched:\n%s", diff(text, now))
 	}
 }
 
@@ -392,5 +396,143 @@ func TestThePriorityDoesNotLeaveTheNode(t *testing.T) {
 	})
 	if out := l.a.Run("nft", "list", "table", "inet", "seen"); !strings.Contains(out, "counter packets 0") {
 		t.Errorf("packets left with a priority:\n%s", out)
+	}
+}
+
+// What the endpoint says of its own accord is what a flush would break: nothing
+// the client sends would make the kernel look at the connection again.
+func TestEstablishedConnectionsSurviveAForeignFlush(t *testing.T) {
+	for fam := range 2 {
+		for _, guarded := range []bool{true, false} {
+			l := newLab(t)
+			l.engine.guarded = !guarded // then it is not made
+			push, err := pushed(t, l, fam)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// Nobody repairs for some hundred packets: much longer than it takes.
+			l.a.Run("nft", "flush", "ruleset")
+			for i := range 300 {
+				if err = push(); err != nil {
+					t.Logf("guarded: %v, after %d reads: %v", guarded, i, err)
+					break
+				}
+			}
+			switch {
+			case guarded && err != nil:
+				t.Errorf("the connection did not survive: %v", err)
+			case !guarded && err == nil:
+				t.Error("the connection survives without a guard: the test cannot fail")
+			case guarded:
+				if err := l.engine.compare(nil, l.now); err != nil {
+					t.Fatal(err)
+				}
+				if err := push(); err != nil {
+					t.Errorf("after the repair: %v", err)
+				}
+				if got := l.asks("client", "tcp", "vip", fam, 80); got != "a1 sees client" {
+					t.Errorf("after the repair: %s", got)
+				}
+			}
+		}
+	}
+}
+
+// pushed opens a connection from the client by the VIP to a pod that sends all
+// the time, and returns what reads from it.
+func pushed(t *testing.T, l *lab, fam int) (read func() error, err error) {
+	t.Helper()
+	s := withVIP(service("svc", "a1"), "vip")
+	s.Ports = append(s.Ports, cluster.Port{Name: "push", Protocol: cluster.TCP, Port: 81})
+	e := endpoint("a1", fam)
+	e.Addr = to("a1", fam, 8081)
+	s.Ports[2].Endpoints = []cluster.Endpoint{e}
+	l.set(s)
+	var lis net.Listener
+	l.pods["a1"].Do(func() { lis, err = net.Listen("tcp", e.Addr.String()) })
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { lis.Close() })
+	go func() {
+		c, err := lis.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := c.Write([]byte("x")); err != nil {
+				return
+			}
+		}
+	}()
+	var c net.Conn
+	l.client.Do(func() { c, err = net.DialTimeout("tcp", to("vip", fam, 81).String(), patience) })
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { c.Close() })
+	return func() error {
+		if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		_, err := c.Read(make([]byte, 1))
+		return err
+	}, nil
+}
+
+// A packet that conntrack takes for invalid would reach the client with the
+// pod's own address.
+func TestInvalidPacketsOfPodsDoNotLeaveTheNode(t *testing.T) {
+	l := newLab(t)
+	l.set(service("svc", "b1"))
+	l.a.Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0")
+	heard := tcpFrom(t, l.pods["a1"], at("b1", 0))
+	send := func() { strayTCP(t, l.pods["b1"], at("b1", 0), at("a1", 0)) }
+	send()
+	l.a.Run("nft", "flush", "chain", "inet", Table, "filter-forward")
+	send()
+	nstest.Wait(t, 10*time.Second, "without the rule it arrives", func() bool { return heard() > 0 })
+	if n := heard(); n != 1 {
+		t.Errorf("%d arrived, want the one that was sent without the rule", n)
+	}
+}
+
+func TestServiceCIDRsThatNobodyServesAreDropped(t *testing.T) {
+	l := newLab(t)
+	cidrs := []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16"), netip.MustParsePrefix("fd96::/112")}
+	r := l.start(t, func(o *Options) { o.ServiceCIDRs = cidrs })
+	r.put(true, service("svc", "a1"))
+	r.until(t, "a2", "tcp", "svc", 80, "a1 sees a2")
+	for fam := range 2 {
+		// The client has a route to svc2 by node a; without the rule a would send the
+		// packets back to its own default gateway, the client, which refuses them.
+		if got := l.asksFor("client", "tcp", "svc2", fam, 80, brief); got != "silence" {
+			t.Errorf("a cluster IP of nobody: %s", got)
+		}
+	}
+}
+
+func TestNodePortAddresses(t *testing.T) {
+	l := newLab(t)
+	l.a.Addr("eth0", "192.0.2.111/24")
+	r := l.start(t, func(o *Options) {
+		o.NodePortAddresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.96/27"), netip.MustParsePrefix("127.0.0.0/8")}
+		o.Local = func() []netip.Addr {
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1"), at("a", 0), netip.MustParseAddr("192.0.2.111")}
+		}
+	})
+	r.put(true, nodePort(service("svc", "a1"), 30080))
+	nstest.Wait(t, 10*time.Second, "the chosen address answers", func() bool {
+		got, _ := ask(l.client, "tcp", netip.MustParseAddrPort("192.0.2.111:30080"))
+		return strings.HasPrefix(got, "a1")
+	})
+	if got := l.asks("client", "tcp", "a", 0, 30080); got != "refused" {
+		t.Errorf("the other address: %s", got)
+	}
+	if got, _ := ask(l.a, "tcp", netip.MustParseAddrPort("127.0.0.1:30080")); got != "refused" {
+		t.Errorf("127.0.0.1: %s", got)
 	}
 }

@@ -52,10 +52,20 @@ func (b *Batch) message(msg int, flags uint16, did op, write func()) {
 }
 
 // AddTable makes an empty table, or leaves the one that is there.
-func (b *Batch) AddTable(table string) {
+func (b *Batch) AddTable(table string) { b.addTable(table, 0) }
+
+// AddOwned makes a table that only this connection can change, and that goes
+// when the connection closes. Not even `nft flush ruleset` takes it. It needs
+// Linux 5.12, and fails with unix.EPERM while somebody else has the table.
+func (b *Batch) AddOwned(table string) {
+	const owner = 2 // NFT_TABLE_F_OWNER
+	b.addTable(table, owner)
+}
+
+func (b *Batch) addTable(table string, flags uint32) {
 	b.message(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, op{do: "add", what: "the whole", table: table}, func() {
 		b.e.Text(unix.NFTA_TABLE_NAME, table)
-		b.e.Uint32(unix.NFTA_TABLE_FLAGS, 0)
+		b.e.Uint32(unix.NFTA_TABLE_FLAGS, flags)
 	})
 }
 
