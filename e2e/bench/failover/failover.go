@@ -173,9 +173,14 @@ func one(ctx context.Context, l *lab.Lab, w *witness, vips []netip.Addr, f fault
 	all.Go(func() { errs <- w.run(load) })
 	all.Go(func() { open.run(load) })
 
+	begin := time.Now()
 	pause(ctx, before)
 	fault := time.Now()
-	err = f.begin(ctx, l, owner)
+	if kept := open.kept(begin); kept < 1 {
+		err = fmt.Errorf("only %.0f %% of the connections worked before the fault", 100*kept)
+	} else {
+		err = f.begin(ctx, l, owner)
+	}
 	if err == nil {
 		pause(ctx, settle/2)
 		err = step.Until(ctx, worst, func(context.Context) (bool, string, error) {
