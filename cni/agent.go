@@ -48,6 +48,8 @@ type Agent struct {
 	mtuForced bool            // the far ends of all cables have been given their MTU once
 	told      map[string]bool // problems that the log has
 
+	paths paths
+
 	mu     stdsync.Mutex
 	status Status
 }
@@ -107,7 +109,7 @@ func (a *Agent) Status() Status {
 // Run keeps the pod network until ctx ends. It leaves everything in the
 // kernel as it is: pods go on without the agent.
 func (a *Agent) Run(ctx context.Context) error {
-	tasks := []task.Task{a.loop, a.events, task.Func("cni kicks", a.kick)}
+	tasks := []task.Task{a.loop, a.events, task.Func("cni kicks", a.kick), task.Func("cni paths", func(ctx context.Context) error { return a.paths.watch(ctx, a.h, a.log, a.loop.Kick) })}
 	if a.rules != nil {
 		tasks = append(tasks, task.Func("cni rules", func(ctx context.Context) error { return a.rules.watch(ctx, a.loop.Kick) }))
 	}
@@ -166,7 +168,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	want := Plan(a.nodes, a.self, links, a.opts)
+	want := Plan(View{Nodes: a.nodes, Self: a.self, Links: links, Paths: a.paths.learned(links), Options: a.opts})
 	k := kernel{h: a.h, keep: !a.synced}
 	var errs []error
 	if len(want.Routes) > 0 {
@@ -310,6 +312,7 @@ func (a *Agent) publish(want State, err error) {
 	if err != nil {
 		want.Problems = append(want.Problems, err.Error())
 	}
+	a.paths.follow(want.Peers)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.status = Status{Synced: a.synced, MTU: want.Node.MTU, NotReady: want.Node.NotReady, Peers: want.Peers, Problems: want.Problems}

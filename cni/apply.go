@@ -3,6 +3,7 @@ package cni
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -98,9 +99,11 @@ func (k kernel) tunnel(want rtnl.VXLAN) error {
 			}
 		}
 		if !up {
-			return k.h.SetUp(index)
+			if err := k.h.SetUp(index); err != nil {
+				return err
+			}
 		}
-		return nil
+		return k.loose(want.Name)
 	case err == nil:
 		if err := k.h.DelLink(want.Name); err != nil {
 			return err
@@ -109,12 +112,13 @@ func (k kernel) tunnel(want rtnl.VXLAN) error {
 	if err := k.h.AddVXLAN(want); err != nil {
 		return err
 	}
-	// The peer may take the direct way back while routes change; a strict check
-	// of the way back would then drop what comes through the tunnel.
-	if err := k.h.SetSysctl("net/ipv4/conf/"+want.Name+"/rp_filter", "2"); err != nil {
-		return err
-	}
-	return k.checksums(want)
+	return errors.Join(k.loose(want.Name), k.checksums(want))
+}
+
+// loose keeps the kernel from checking strictly that answers would take the
+// tunnel as well: while routes change, the way back may be the direct one.
+func (k kernel) loose(tunnel string) error {
+	return k.h.SetSysctl("net/ipv4/conf/"+tunnel+"/rp_filter", "2")
 }
 
 // checksums turns checksums in hardware off where they are known to be wrong.
@@ -257,8 +261,8 @@ func (k kernel) pods(records []store.Sandbox, mtu int, everyMTU bool) (problems 
 		err := k.pod(sb, l, have)
 		if err == nil && mtu != 0 && (l.MTU != mtu || everyMTU) {
 			err = k.podMTU(sb, l, mtu)
-			if errors.Is(err, rtnl.ErrNoNS) || errors.Is(err, rtnl.ErrNotNS) {
-				problems = append(problems, fmt.Sprintf("pod %s keeps the MTU %d although %d is right now: its network namespace cannot be opened (%v); restart the pod", sb.Pod, l.MTU, mtu, err))
+			if errors.Is(err, rtnl.ErrNoNS) || errors.Is(err, rtnl.ErrNotNS) || errors.Is(err, fs.ErrPermission) {
+				problems = append(problems, fmt.Sprintf("pod %s keeps the MTU %d although %d is right now: its network namespace cannot be entered (%v); the agent needs /run/netns of the host and the capability SYS_ADMIN, or restart the pod", sb.Pod, l.MTU, mtu, err))
 				err = nil
 			}
 		}

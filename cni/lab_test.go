@@ -167,11 +167,16 @@ type labPod struct {
 	h     *rtnl.Handle
 	path  string
 	addrs []netip.Addr
+
+	runtimeConfig string
 }
 
-func (n *labNode) pod(id string) *labPod {
+func (n *labNode) pod(id string) *labPod { return n.podWith(id, "{}") }
+
+// podWith is pod with a runtimeConfig.
+func (n *labNode) podWith(id, runtimeConfig string) *labPod {
 	n.t.Helper()
-	p := &labPod{t: n.t, n: n, id: id, path: filepath.Join(n.t.TempDir(), "netns")}
+	p := &labPod{t: n.t, n: n, id: id, runtimeConfig: runtimeConfig, path: filepath.Join(n.t.TempDir(), "netns")}
 	if err := os.WriteFile(p.path, nil, 0o600); err != nil {
 		n.t.Fatal(err)
 	}
@@ -213,7 +218,7 @@ func (p *labPod) call(verb string) string {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args[0] = plugin.Type
 	cmd.Env = []string{"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + p.id, "CNI_NETNS=" + p.path, "CNI_IFNAME=eth0", "CNI_PATH=/"}
-	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"clarion","type":"clarion-cni","dataDir":%q}`, p.n.dir))
+	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.0.0","name":"clarion","type":"clarion-cni","dataDir":%q,"runtimeConfig":%s}`, p.n.dir, p.runtimeConfig))
 	var out []byte
 	var err error
 	p.n.Do(func() { out, err = cmd.Output() })

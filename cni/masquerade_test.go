@@ -50,7 +50,7 @@ func TestWhatLeavesTheClusterIsTranslatedAndNothingElse(t *testing.T) {
 	a1.start()
 	l.publish()
 	l.ready()
-	p, q := a1.pod("p"), a2.pod("q")
+	p, q := a1.podWith("p", `{"portMappings":[{"hostPort":8080,"containerPort":80}]}`), a2.pod("q")
 	// The office knows the way to the pods, by a router that lets them pass.
 	l.router.Run("nft", "flush", "chain", "inet", "f", "c")
 	l.router.IP("route add 10.244.1.0/24 via 192.0.2.1")
@@ -81,9 +81,13 @@ func TestWhatLeavesTheClusterIsTranslatedAndNothingElse(t *testing.T) {
 		both(t, world, vips, p.addrs)
 	})
 	for _, damage := range []string{"delete table inet " + nat.Table, "flush ruleset", "flush table inet " + nat.Table,
-		fmt.Sprintf("flush set inet %s pods4; flush set inet %s near6", nat.Table, nat.Table), "flush chain inet " + nat.Table + " source"} {
+		fmt.Sprintf("flush set inet %s pods4; flush set inet %s near6", nat.Table, nat.Table), "flush chain inet " + nat.Table + " source",
+		"flush map inet " + nat.Table + " anyports6"} {
 		t.Run("after "+damage, func(t *testing.T) {
 			before := a1.Run("nft", "list", "table", "inet", nat.Table)
+			if !strings.Contains(before, "tcp . 8080") {
+				t.Fatalf("the pod's host port is not in\n%s", before)
+			}
 			a1.Run("nft", damage)
 			nstest.Wait(t, 5*time.Second, "the table is as it was", func() bool {
 				after, err := a1.Command("nft", "list", "table", "inet", nat.Table)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clarion-lb/clarion/internal/ipfam"
 	"github.com/clarion-lb/clarion/internal/nstest"
 )
 
@@ -90,6 +91,47 @@ func TestLargeTransfersOnBothPaths(t *testing.T) {
 	}
 	if got := pods[0].mtu(); got != 1450 {
 		t.Errorf("the pod has MTU %d, want 1450: a VXLAN path takes no more", got)
+	}
+}
+
+// The way between the segments is narrower than both ends know. Packets in the
+// tunnel are then fragmented, never dropped for good.
+func TestANarrowLinkInTheMiddle(t *testing.T) {
+	for _, outer := range []ipfam.Family{ipfam.V4, ipfam.V6} {
+		t.Run("outer packets of "+outer.String(), func(t *testing.T) { narrow(t, outer) })
+	}
+}
+
+func narrow(t *testing.T, outer ipfam.Family) {
+	l := newLab(t)
+	second := nstest.NewHost(t, "router2")
+	second.Sysctl("net.ipv4.ip_forward", "1")
+	second.Sysctl("net.ipv6.conf.all.forwarding", "1")
+	l.router.IP("link del eth1") // what was the second segment's router
+	l.b.Plug(second, "eth1")
+	second.Addr("eth1", "198.51.100.254/24", "2001:db8:2::fe/64")
+	nstest.Connect(l.router, "mid", second, "mid")
+	l.router.Addr("mid", "203.0.113.1/30", "2001:db8:3::1/126")
+	second.Addr("mid", "203.0.113.2/30", "2001:db8:3::2/126")
+	for _, r := range []struct {
+		*nstest.Host
+		v4, v6, via4, via6 string
+	}{{l.router, "198.51.100.0/24", "2001:db8:2::/64", "203.0.113.2", "2001:db8:3::2"}, {second, "192.0.2.0/24", "2001:db8:1::/64", "203.0.113.1", "2001:db8:3::1"}} {
+		r.IP("link set mid mtu 1400")
+		r.IP("route add %s via %s", r.v4, r.via4)
+		r.IP("-6 route add %s via %s", r.v6, r.via6)
+	}
+	a, b := l.node("a1", 1, false), l.node("b1", 3, true)
+	for _, n := range l.nodes {
+		n.Addresses = slices.DeleteFunc(n.Addresses, func(a netip.Addr) bool { return ipfam.Of(a) != outer })
+	}
+	l.publish()
+	l.ready()
+	p, q := a.pod("p"), b.pod("q")
+	for _, dst := range q.addrs {
+		if _, err := talk(p, q, dst, 1<<20); err != nil {
+			t.Errorf("1 MiB each way to %s: %v", dst, err)
+		}
 	}
 }
 

@@ -111,10 +111,19 @@ type State struct {
 // VXLAN and UDP headers, and the outer IP header (RFC 7348 section 5).
 var overhead = map[ipfam.Family]int{ipfam.V4: 14 + 8 + 8 + 20, ipfam.V6: 14 + 8 + 8 + 40}
 
-// Plan decides how self reaches every other node. links are those of this
-// machine.
-func Plan(nodes map[string]*cluster.Node, self string, links []rtnl.Link, o Options) State {
-	p := planner{self: nodes[self], links: uplinks(links), opts: o.withDefaults()}
+// View is what Plan decides by.
+type View struct {
+	Nodes map[string]*cluster.Node
+	Self  string             // the name of this node
+	Links []rtnl.Link        // of this machine
+	Paths map[netip.Addr]int // the MTU of the path to a node's address, where it is known to be less than the link's
+	Options
+}
+
+// Plan decides how a node reaches every other one.
+func Plan(v View) State {
+	nodes, self := v.Nodes, v.Self
+	p := planner{self: nodes[self], links: uplinks(v.Links), paths: v.Paths, opts: v.Options.withDefaults()}
 	p.state.Node = store.Node{Version: store.NodeVersion, Name: self}
 	if p.self == nil {
 		p.state.Node.NotReady = fmt.Sprintf("there is no Node %s in the cluster", self)
@@ -156,6 +165,7 @@ func uplinks(links []rtnl.Link) []rtnl.Link {
 type planner struct {
 	self    *cluster.Node
 	links   []rtnl.Link
+	paths   map[netip.Addr]int
 	opts    Options
 	state   State
 	tunnels map[ipfam.Family]*rtnl.VXLAN
@@ -367,6 +377,11 @@ func (p *planner) device(outer ipfam.Family, local, remote netip.Addr) *rtnl.VXL
 		return nil
 	}
 	mtu := l.MTU - overhead[outer]
+	if path, known := p.paths[remote]; known {
+		// Not below what pods need: the node then fragments the outer packets, and
+		// nobody who forges complaints can keep pods from starting.
+		mtu = min(mtu, max(path-overhead[outer], p.lowestMTU()))
+	}
 	t := p.tunnels[outer]
 	if t == nil {
 		if p.tunnels == nil {
@@ -434,10 +449,6 @@ func (p *planner) finish() {
 // pod is ever too big for one of them and none depends on an ICMP error that
 // somebody may drop.
 func (p *planner) mtu() {
-	lowest := 576
-	if slices.ContainsFunc(p.self.PodCIDRs, func(c netip.Prefix) bool { return c.Addr().Is6() }) {
-		lowest = 1280
-	}
 	switch {
 	case p.opts.MTU != 0:
 		p.state.Node.MTU = p.opts.MTU
@@ -446,7 +457,15 @@ func (p *planner) mtu() {
 	default:
 		p.state.Node.MTU = slices.Min(p.mtus)
 	}
-	if p.state.Node.MTU < lowest {
+	if lowest := p.lowestMTU(); p.state.Node.MTU < lowest {
 		p.state.Node.NotReady = fmt.Sprintf("the MTU of the pods would be %d and must be at least %d; raise the MTU of the node's links", p.state.Node.MTU, lowest)
 	}
+}
+
+// lowestMTU is what the pods' families need: see package store.
+func (p *planner) lowestMTU() int {
+	if slices.ContainsFunc(p.self.PodCIDRs, func(c netip.Prefix) bool { return c.Addr().Is6() }) {
+		return 1280
+	}
+	return 576
 }

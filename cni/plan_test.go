@@ -75,6 +75,7 @@ var planCases = []struct {
 	nodes map[string]*cluster.Node
 	links []rtnl.Link
 	opts  Options
+	paths map[netip.Addr]int
 }{
 	{name: "alone", nodes: world(n1), links: []rtnl.Link{lo, eth0}},
 	{name: "a neighbour", nodes: world(n1, n2), links: []rtnl.Link{lo, eth0}},
@@ -83,6 +84,8 @@ var planCases = []struct {
 	{name: "a chosen MTU and tunnel", nodes: world(n1, r1), links: []rtnl.Link{lo, eth0}, opts: Options{MTU: 1400, VNI: 7, Port: 8472}},
 	{name: "IPv6 only behind a router", nodes: world("n1: 2001:db8:1::1|fd44:0:0:1::/64", "r1: 2001:db8:2::1|fd44:0:0:3::/64"), links: []rtnl.Link{lo, eth0}},
 	{name: "IPv6 pods between nodes with IPv4 addresses only", nodes: world("n1: 192.0.2.1|10.244.1.0/24 fd44:0:0:1::/64", "n2: 192.0.2.2|10.244.2.0/24 fd44:0:0:2::/64"), links: []rtnl.Link{lo, link(2, "eth0", "192.0.2.1/24", "192.0.2.254")}},
+	{name: "a narrow path", nodes: world(n1, n2, r1), links: []rtnl.Link{lo, eth0}, paths: map[netip.Addr]int{netip.MustParseAddr("198.51.100.1"): 1400, netip.MustParseAddr("192.0.2.2"): 1300}},
+	{name: "a path said to be narrower than IPv6 allows", nodes: world(n1, r1), links: []rtnl.Link{lo, eth0}, paths: map[netip.Addr]int{netip.MustParseAddr("198.51.100.1"): 600}},
 	{name: "two segments, one shared", nodes: world("n1: 192.0.2.1|10.244.1.0/24", "n2: 203.0.113.2|10.244.2.0/24", "n3: 192.0.2.3|10.244.3.0/24"),
 		links: []rtnl.Link{lo, link(2, "eth0", "192.0.2.1/24", "192.0.2.254"), link(3, "eth1", "203.0.113.1/24", "")}},
 	{name: "two links on one segment, one without carrier", nodes: world("n1: 192.0.2.1|10.244.1.0/24", "n2: 192.0.2.2|10.244.2.0/24"),
@@ -102,7 +105,7 @@ var planCases = []struct {
 func TestPlanGoldens(t *testing.T) {
 	for _, tt := range planCases {
 		t.Run(tt.name, func(t *testing.T) {
-			got := text(Plan(tt.nodes, "n1", tt.links, tt.opts))
+			got := text(Plan(View{Nodes: tt.nodes, Self: "n1", Links: tt.links, Paths: tt.paths, Options: tt.opts}))
 			path := filepath.Join("testdata", "plan", strings.ReplaceAll(tt.name, " ", "-")+".txt")
 			if *update {
 				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -216,7 +219,7 @@ func TestPlanProperties(t *testing.T) {
 			has = append(has, netip.PrefixFrom(a, bits).String())
 		}
 		links := []rtnl.Link{lo, link(2, "eth0", strings.Join(has, " "), "")}
-		s := Plan(nodes, "n0", links, Options{})
+		s := Plan(View{Nodes: nodes, Self: "n0", Links: links})
 		check := func(ok bool, format string, args ...any) {
 			t.Helper()
 			if !ok {
@@ -248,7 +251,7 @@ func TestPlanProperties(t *testing.T) {
 		}
 		shuffled := slices.Clone(links)
 		slices.Reverse(shuffled)
-		again := Plan(maps.Clone(nodes), "n0", shuffled, Options{})
+		again := Plan(View{Nodes: maps.Clone(nodes), Self: "n0", Links: shuffled})
 		check(reflect.DeepEqual(s, again), "another order gives\n%s", text(again))
 	}
 }
@@ -256,8 +259,8 @@ func TestPlanProperties(t *testing.T) {
 // Both ends of a tunnel must agree without a word between them.
 func TestTunnelEndsAgree(t *testing.T) {
 	nodes := world(n1, r1)
-	here := Plan(nodes, "n1", []rtnl.Link{lo, eth0}, Options{})
-	there := Plan(nodes, "r1", []rtnl.Link{lo, link(2, "eth0", "198.51.100.1/24 2001:db8:2::1/64", "")}, Options{})
+	here := Plan(View{Nodes: nodes, Self: "n1", Links: []rtnl.Link{lo, eth0}})
+	there := Plan(View{Nodes: nodes, Self: "r1", Links: []rtnl.Link{lo, link(2, "eth0", "198.51.100.1/24 2001:db8:2::1/64", "")}})
 	for _, side := range []struct{ a, b State }{{here, there}, {there, here}} {
 		for _, e := range side.a.Entries {
 			tun := side.b.Tunnels[0]
@@ -276,7 +279,7 @@ func TestTunnelEndsAgree(t *testing.T) {
 
 func TestEveryPlannedNodeCanBeWritten(t *testing.T) {
 	for _, tt := range planCases {
-		s := Plan(tt.nodes, "n1", tt.links, tt.opts)
+		s := Plan(View{Nodes: tt.nodes, Self: "n1", Links: tt.links, Paths: tt.paths, Options: tt.opts})
 		s.Node.MTU = cmp.Or(s.Node.MTU, leastMTU)
 		if err := store.WriteNode(t.TempDir(), s.Node); err != nil {
 			t.Errorf("%s: %v", tt.name, err)

@@ -254,19 +254,29 @@ func ip(a netip.Addr) net.IP {
 	return a.AsSlice()
 }
 
+// sysctlRoots are where /proc/sys may be written: at its place, and, in a
+// container whose runtime makes that read-only, where the host's is mounted.
+// Both show the values of the namespace of whoever looks.
+func sysctlRoots() []string { return []string{"/proc/sys/", "/host/proc/sys/"} }
+
 // SetSysctl writes a value below /proc/sys, such as
 // "net/ipv6/conf/eth0/accept_ra", in the handle's namespace. What is right
-// already is not written, so that it works where /proc/sys is read-only.
+// already is not written.
 func (h *Handle) SetSysctl(key, value string) error {
 	return h.Do(func() error {
-		path := "/proc/sys/" + key
-		if have, err := os.ReadFile(path); err == nil && string(have) == value+"\n" {
+		if have, err := os.ReadFile(sysctlRoots()[0] + key); err == nil && string(have) == value+"\n" {
 			return nil
 		}
-		if err := os.WriteFile(path, []byte(value), 0); err != nil {
-			return fmt.Errorf("set %s to %s: %w", key, value, err)
+		var err error
+		for _, root := range sysctlRoots() {
+			if err = os.WriteFile(root+key, []byte(value), 0); err == nil {
+				return nil
+			}
+			if !errors.Is(err, unix.EROFS) && !errors.Is(err, fs.ErrNotExist) {
+				break
+			}
 		}
-		return nil
+		return fmt.Errorf("set %s to %s: %w", key, value, err)
 	})
 }
 

@@ -178,3 +178,20 @@ func Default(f ipfam.Family) netip.Prefix {
 	}
 	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
+
+// PathMTU returns the MTU, in bytes, that the kernel has learned for the path
+// to an address from somebody's complaint (RFC 8201), and 0 when it has
+// learned none.
+func (h *Handle) PathMTU(to netip.Addr) (int, error) {
+	routes, err := h.handle.RouteGet(ip(to))
+	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up the route to %s: %w", to, err)
+	}
+	if len(routes) == 0 {
+		return 0, nil
+	}
+	return routes[0].MTU, nil
+}
