@@ -8,7 +8,8 @@ import (
 // handing is where the planned move of a unit stands.
 type handing struct {
 	wanted bool // it is to leave this node
-	once   bool // only if the first one asked takes it (rebalance)
+	once   bool // only to the preferred one (rebalance)
+	asked  int
 	prefer string
 	since  time.Duration
 	to     string // asked last; empty when nobody is being asked
@@ -87,7 +88,9 @@ func (m *Machine) handovers() {
 			if m.now-u.hand.at < handPatience {
 				continue
 			}
-			u.hand.tried = append(u.hand.tried, u.hand.to)
+			if !u.hand.once || u.hand.asked >= handTries {
+				u.hand.tried = append(u.hand.tried, u.hand.to)
+			}
 			u.hand.to = ""
 		}
 		s := spreads[u.seg]
@@ -101,6 +104,7 @@ func (m *Machine) handovers() {
 			m.noHeir(u)
 		case len(batches[heir]) < handChunk:
 			u.hand.to, u.hand.at = heir, m.now
+			u.hand.asked++
 			s.pending[heir]++
 			batches[heir] = append(batches[heir], Claim{Unit: u.Unit, Epoch: u.epoch})
 		}

@@ -88,6 +88,7 @@ type Machine struct {
 	witnesses []*witness
 	ripe      []*unit // waited long enough; probed together at the end of the step
 	rerank    bool
+	nextRank  time.Duration
 	recount   bool
 	nextHello time.Duration
 	nextKnock time.Duration
@@ -167,6 +168,9 @@ func (m *Machine) NextWake() time.Duration {
 	}
 	if m.handAt > 0 {
 		sooner(m.handAt)
+	}
+	if m.rerank {
+		sooner(m.nextRank)
 	}
 	return next
 }

@@ -139,11 +139,14 @@ func (s *spread) rank(u *unit) int {
 }
 
 // rankLoose gives every waiting unit the time at which it is this node's turn.
+// It costs as much as there are units without owner, so it does not follow
+// each of the many messages that arrive when a large cluster starts.
 func (m *Machine) rankLoose() {
-	if !m.rerank {
+	if !m.rerank || m.now < m.nextRank {
 		return
 	}
 	m.rerank = false
+	m.nextRank = m.after(rankEvery + rankPerUnit*timeOf(len(m.loose)))
 	spreads := map[*segment]*spread{}
 	for _, u := range sortedUnits(m.loose) {
 		s := spreads[u.seg]

@@ -22,6 +22,8 @@ const (
 	verifyGap     = 20 * time.Millisecond  // after a stall; three rounds and 70 ms in all
 	verifyTail    = 30 * time.Millisecond
 
+	rankEvery   = 5 * time.Millisecond
+	rankPerUnit = 4 * time.Microsecond
 	rankStep    = 120 * time.Millisecond // longer than silenceJitter, so that the first in rank goes first
 	garpYield   = 300 * time.Millisecond // another node announced it
 	holdFirst   = 500 * time.Millisecond // the silent owner answers on the wire
@@ -65,6 +67,7 @@ const (
 	probeRate     = 200 // addresses of unknown past per second
 	probeBurst    = 50
 	handChunk     = 40
+	handTries     = 3  // of the one node to which a rebalance moves a unit
 	watchAll      = 32 // up to so many peers everybody watches everybody
 	watchers      = 8  // of each node, above that
 	rotation      = 5  // other peers said hello to per round, above that
