@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export CGO_ENABLED := 0
 export GOFLAGS := -buildvcs=false
 
-PROGRAMS := clarion-controller clarion-agent
+PROGRAMS := clarion-controller clarion-agent kubectl-clarion
 GOBUILD  := go build -trimpath -ldflags "-s -w"
 
 .PHONY: help

@@ -53,6 +53,9 @@ type Answer struct {
 	Missing []ipfam.Family
 	// Refusals say why something that was asked for is not given.
 	Refusals []allocator.Refusal
+	// Removed are addresses that its status shows and that it loses, as those
+	// that two statuses show.
+	Removed []allocator.Removed
 	// Malformed is why the request cannot be read; the Service then keeps what
 	// it has.
 	Malformed error
@@ -138,7 +141,7 @@ func (s *Snapshot) decide(r allocator.Request, shows []netip.Addr, malformedBy e
 		if err != nil && !errors.As(err, &refused) {
 			panic(fmt.Sprintf("the allocator failed for %v: %v", r, err)) // it promises a Refused or nil
 		}
-		out.Held, out.Missing, out.Refusals = res.Held, res.Missing, res.Refusals
+		out.Held, out.Missing, out.Refusals, out.Removed = res.Held, res.Missing, res.Refusals, res.Removed
 		v = judge(res, err)
 	}
 	out.Assigned = metav1.Condition{Type: ConditionAssigned, Status: v.status, Reason: v.reason, Message: v.message}
