@@ -177,7 +177,7 @@ func (m *Machine) handover(p *peer, msg Handover) {
 			why = whyUnable
 		case m.mute(u.seg):
 			why = whyDeaf
-		case m.best(u) != nil && m.best(u) != p:
+		case u.state == verifying, m.best(u) != nil && m.best(u) != p:
 			why = whyOwned
 		case c.Epoch < u.high:
 			why = whyStale

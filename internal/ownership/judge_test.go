@@ -267,6 +267,11 @@ func (j *judge) traffic(u Unit) { j.unit(u) }
 // settled returns what is wrong when everything has been quiet for a while.
 func (j *judge) settled() string {
 	w := j.w
+	for _, h := range w.nodes {
+		if wrong := h.m.inconsistent(); wrong != "" {
+			return h.name + ": " + wrong
+		}
+	}
 	for _, p := range w.plan {
 		comp := w.components(p.link)
 		var owners []string
@@ -289,6 +294,39 @@ func (j *judge) settled() string {
 			return fmt.Sprintf("%v is answered for by nobody", p.unit)
 		case owner != nil && w.caches[p.unit] != nil && w.caches[p.unit] != owner:
 			return fmt.Sprintf("clients send for %v to %s, but %s owns it", p.unit, w.caches[p.unit].name, owner.name)
+		}
+	}
+	return ""
+}
+
+// inconsistent returns what is wrong with a machine's books.
+func (m *Machine) inconsistent() string {
+	mine := map[*segment]int{}
+	for id, u := range m.mine {
+		mine[u.seg]++
+		if u.state != owning && u.state != verifying || m.units[id] != u || m.loose[id] != nil {
+			return fmt.Sprintf("%v is among its own but %v", id, u.state)
+		}
+	}
+	for _, s := range m.segs {
+		if s.mine != mine[s] {
+			return fmt.Sprintf("it counts %d units of its own on %v and has %d", s.mine, s.prefix, mine[s])
+		}
+	}
+	for id, u := range m.units {
+		if own := u.state == owning || u.state == verifying; own != (m.mine[id] == u) {
+			return fmt.Sprintf("%v is %v and not among its own", id, u.state)
+		}
+		if m.loose[id] == nil && u.state != owning && u.state != verifying && m.best(u) == nil {
+			return fmt.Sprintf("%v has no owner and nobody looks for one", id)
+		}
+		if u.state == waiting && u.at == 0 {
+			return fmt.Sprintf("%v waits for nothing", id)
+		}
+		for _, p := range u.claimants {
+			if _, ok := p.claims[id]; !ok {
+				return fmt.Sprintf("%v is claimed by %s, which does not say so", id, p.name)
+			}
 		}
 	}
 	return ""

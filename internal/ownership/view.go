@@ -11,9 +11,10 @@ import (
 // A View is what this node knows of a unit, for people.
 type View struct {
 	Unit    Unit
-	State   string // idle, waiting, probing, owning, verifying
-	Owner   string // empty when nobody is known to own it
-	Epoch   uint32 // of this node's claim, if it has one
+	State   string          // idle, waiting, probing, owning, verifying
+	Owner   string          // empty when nobody is known to own it
+	Why     cluster.Refusal // why this node may not take it; empty when it may
+	Epoch   uint32          // of this node's claim, if it has one
 	Since   time.Duration
 	Foreign cluster.MAC // a machine outside the cluster that uses the address; zero if there is none
 }
@@ -24,7 +25,7 @@ func (m *Machine) View(unit Unit) (View, bool) {
 	if u == nil {
 		return View{}, false
 	}
-	v := View{Unit: u.Unit, State: u.state.String(), Foreign: u.foreign}
+	v := View{Unit: u.Unit, State: u.state.String(), Why: u.want.Why, Foreign: u.foreign}
 	if u.state == owning || u.state == verifying {
 		v.Owner, v.Epoch, v.Since = m.cfg.Self, u.epoch, u.took
 	} else if p := m.best(u); p != nil {
