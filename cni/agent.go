@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	stdsync "sync"
+	"sync"
 	"time"
 
 	"github.com/clarion-lb/clarion/cni/nat"
@@ -50,7 +50,7 @@ type Agent struct {
 
 	paths paths
 
-	mu     stdsync.Mutex
+	mu     sync.Mutex
 	status Status
 }
 
@@ -178,7 +178,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	}
 	// A Node that vanished or lost its CIDRs leaves the routes of its living
 	// pods alone: it may be on its way back, and Off is somebody's decision.
-	problems, err := a.pods(ctx, k, want.Node)
+	problems, err := a.pods(ctx, k, want)
 	want.Problems = append(want.Problems, problems...)
 	errs = append(errs, err)
 	if err := a.describe(&want); err != nil {
@@ -219,7 +219,8 @@ func (a *Agent) tidy(set []Sysctl) error {
 
 // pods repairs what belongs to single pods, keeps the packet rules, and
 // collects what no pod stands behind.
-func (a *Agent) pods(ctx context.Context, k kernel, n store.Node) (problems []string, err error) {
+func (a *Agent) pods(ctx context.Context, k kernel, want State) (problems []string, err error) {
+	n := want.Node
 	s, err := store.OpenThisBoot(a.opts.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("open the records of pods: %w", err)
@@ -246,23 +247,27 @@ func (a *Agent) pods(ctx context.Context, k kernel, n store.Node) (problems []st
 	for _, sb := range freed {
 		a.log.Info("freed the addresses of a pod that is gone without a DEL", "pod", sb.Pod, "addresses", sb.Addresses)
 	}
-	more, rerr := a.packetRules(ctx, s, n, len(freed) > 0)
+	more, rerr := a.packetRules(ctx, s, want, len(freed) > 0)
 	return append(problems, more...), errors.Join(err, cerr, rerr)
 }
 
 // packetRules keeps masquerade and host ports. again says that they may not be
 // right although nobody touched them.
-func (a *Agent) packetRules(ctx context.Context, s *store.Store, n store.Node, again bool) ([]string, error) {
+func (a *Agent) packetRules(ctx context.Context, s *store.Store, want State, again bool) ([]string, error) {
 	if a.rules == nil {
 		return []string{fmt.Sprintf("%v: pods reach nothing outside the cluster, and host ports do not work", a.noRules)}, nil
 	}
-	if n.NotReady != "" {
+	if want.Node.NotReady != "" {
 		return nil, nil // as with routes: what is there stays
 	}
 	if again {
 		a.rules.dirty.Store(true)
 	}
-	problems, err := a.rules.set(ctx, Sources(a.nodes, a.services, a.self, a.opts), s, a.synced, a.h)
+	traffic := Traffic(a.nodes, a.services, a.self, a.opts)
+	if len(want.Tunnels) > 0 {
+		traffic.Tunnels = []uint16{a.opts.Port}
+	}
+	problems, err := a.rules.set(ctx, traffic, s, a.synced, a.h)
 	others, oerr := a.rules.others(time.Now())
 	return slices.Concat(problems, others), errors.Join(err, oerr)
 }

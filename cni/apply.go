@@ -69,8 +69,8 @@ func (k kernel) links() (map[string]rtnl.Link, error) {
 	return byName, nil
 }
 
-// sync is reconcile.Sync with this kernel's word on removing.
-func sync[K, V comparable](k kernel, have, want map[K]V, add, del func(V) error) error {
+// settle is reconcile.Sync with this kernel's word on removing.
+func settle[K, V comparable](k kernel, have, want map[K]V, add, del func(V) error) error {
 	return reconcile.Sync(have, want, reconcile.Ops[K, V]{
 		Add: func(_ K, v V) error { return add(v) },
 		Del: func(_ K, v V) error {
@@ -158,7 +158,7 @@ func (k kernel) addresses(want State, links map[string]rtnl.Link) error {
 			have[kk] = value{kk, wanted[kk].Address}
 		}
 	}
-	return sync(k, have, wanted,
+	return settle(k, have, wanted,
 		func(v value) error { return k.h.AddAddr(links[v.dev].Index, v.Address) },
 		func(v value) error { return k.h.DelAddr(links[v.dev].Index, v.key.Prefix) })
 }
@@ -183,7 +183,7 @@ func (k kernel) entries(want State, links map[string]rtnl.Link) error {
 			have[n.Key()] = n
 		}
 	}
-	return sync(k, have, wanted, k.h.SetNeighbour, k.h.DelNeighbour)
+	return settle(k, have, wanted, k.h.SetNeighbour, k.h.DelNeighbour)
 }
 
 func (k kernel) routes(want State, links map[string]rtnl.Link) error {
@@ -212,12 +212,12 @@ func (k kernel) routes(want State, links map[string]rtnl.Link) error {
 		}
 	}
 	// First the routes to next hops, then those by them.
-	err = sync(kernel{h: k.h, keep: true}, have, onLink, k.h.SetRoute, k.h.DelRoute)
+	err = settle(kernel{h: k.h, keep: true}, have, onLink, k.h.SetRoute, k.h.DelRoute)
 	for key, r := range onLink {
 		have[key] = r // or told in err
 	}
 	k.keep = k.keep || err != nil
-	return errors.Join(err, sync(k, have, wanted, k.h.SetRoute, k.h.DelRoute))
+	return errors.Join(err, settle(k, have, wanted, k.h.SetRoute, k.h.DelRoute))
 }
 
 func (k kernel) rules(want State) error {
@@ -232,7 +232,7 @@ func (k kernel) rules(want State) error {
 	for _, r := range found {
 		have[r] = r
 	}
-	return sync(k, have, wanted, k.h.AddRule, k.h.DelRule)
+	return settle(k, have, wanted, k.h.AddRule, k.h.DelRule)
 }
 
 // pods repairs what belongs to single pods: the host's side of their cables,

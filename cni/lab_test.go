@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // A lab is nodes on two segments with a router between them that knows
 // nothing about pods, and drops what comes from them if it is strict.
 type lab struct {
-	t      *testing.T
+	t      testing.TB
 	nodes  map[string]*cluster.Node // nil for one that is gone
 	hosts  map[string]*labNode
 	a, b   *nstest.Switch
@@ -48,7 +48,7 @@ type lab struct {
 // A labNode is a host with an agent.
 type labNode struct {
 	*nstest.Host
-	t     *testing.T
+	t     testing.TB
 	agent *Agent
 	feed  *cluster.Feed
 	dir   string
@@ -58,7 +58,7 @@ type labNode struct {
 	stop    func()
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{t: t, nodes: map[string]*cluster.Node{}, hosts: map[string]*labNode{}}
 	l.a, l.b = nstest.NewSwitch(t, "lana"), nstest.NewSwitch(t, "lanb")
@@ -161,7 +161,7 @@ func (l *lab) ready() {
 
 // A labPod is a pod that the plugin made.
 type labPod struct {
-	t     *testing.T
+	t     testing.TB
 	n     *labNode
 	id    string
 	h     *rtnl.Handle

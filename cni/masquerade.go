@@ -29,10 +29,10 @@ var neverTranslated = []netip.Prefix{
 	netip.MustParsePrefix("fe80::/10"),
 }
 
-// Sources decides where the pods of self go under their own address: to pods,
+// Traffic decides where the pods of self go under their own address: to pods,
 // nodes and VIPs, and where the user says so.
-func Sources(nodes map[string]*cluster.Node, services map[cluster.Key]*cluster.Service, self string, o Options) nat.Source {
-	var s nat.Source
+func Traffic(nodes map[string]*cluster.Node, services map[cluster.Key]*cluster.Service, self string, o Options) nat.Traffic {
+	var s nat.Traffic
 	me := nodes[self]
 	if me == nil || o.NoMasquerade {
 		return s
@@ -68,9 +68,9 @@ func Sources(nodes map[string]*cluster.Node, services map[cluster.Key]*cluster.S
 type rules struct {
 	conn   *nft.Conn
 	listen *nfnl.Listener
-	dirty  atomic.Bool // somebody else changed the table since it was written
-	source *nat.Source // as it was last written; nil before that
-	told   []string    // the problems that the last write found
+	dirty  atomic.Bool  // somebody else changed the table since it was written
+	source *nat.Traffic // as it was last written; nil before that
+	told   []string     // the problems that the last write found
 
 	looked   time.Time // when other people's tables were last looked at
 	droppers []string  // and what was found
@@ -117,14 +117,14 @@ func (r *rules) watch(ctx context.Context, kick func()) error {
 // set writes masquerade and host ports where they are not what they should
 // be. Before everything was delivered it changes no masquerade that is there:
 // what is not known yet would be translated.
-func (r *rules) set(ctx context.Context, want nat.Source, s *store.Store, synced bool, h *rtnl.Handle) (problems []string, err error) {
+func (r *rules) set(ctx context.Context, want nat.Traffic, s *store.Store, synced bool, h *rtnl.Handle) (problems []string, err error) {
 	foreign := r.dirty.Swap(false)
 	defer func() {
 		if err != nil {
 			r.dirty.Store(true)
 		}
 	}()
-	if r.source != nil && !foreign && same(*r.source, want) {
+	if r.source != nil && !foreign && r.source.Equal(want) {
 		return r.told, nil
 	}
 	write := synced
@@ -136,7 +136,7 @@ func (r *rules) set(ctx context.Context, want nat.Source, s *store.Store, synced
 		write = !have.Exists
 	}
 	if write {
-		if err := nat.SetSource(r.conn, want); err != nil {
+		if err := nat.SetTraffic(r.conn, want); err != nil {
 			return nil, fmt.Errorf("masquerade: %w", err)
 		}
 		r.source = &want
@@ -169,10 +169,6 @@ func (r *rules) set(ctx context.Context, want nat.Source, s *store.Store, synced
 	}
 	r.told = problems
 	return problems, nil
-}
-
-func same(a, b nat.Source) bool {
-	return slices.Equal(a.Pods, b.Pods) && slices.Equal(a.Near, b.Near) && slices.Equal(a.Hosts, b.Hosts)
 }
 
 // lookEvery is how often other people's tables are looked at: they matter to

@@ -13,10 +13,10 @@ import (
 	"github.com/clarion-lb/clarion/internal/nstest"
 )
 
-func TestSources(t *testing.T) {
+func TestTraffic(t *testing.T) {
 	nodes := world(n1, n2)
 	services := map[cluster.Key]*cluster.Service{"shop/web": {VIPs: addrs("192.0.2.200 2001:db8:1::200"), ExternalIPs: addrs("192.0.2.201")}, "shop/gone": nil}
-	s := Sources(nodes, services, "n1", Options{NonMasquerade: prefixes("172.16.0.0/12")})
+	s := Traffic(nodes, services, "n1", Options{NonMasquerade: prefixes("172.16.0.0/12")})
 	if !slices.Equal(s.Pods, nodes["n1"].PodCIDRs) {
 		t.Errorf("pods %v", s.Pods)
 	}
@@ -28,10 +28,10 @@ func TestSources(t *testing.T) {
 	if want := addrs("192.0.2.1 192.0.2.2 192.0.2.200 192.0.2.201 2001:db8:1::1 2001:db8:1::2 2001:db8:1::200"); !slices.Equal(s.Hosts, want) {
 		t.Errorf("hosts %v, want %v", s.Hosts, want)
 	}
-	if s := Sources(nodes, services, "n1", Options{NoMasquerade: true}); s.Pods != nil {
+	if s := Traffic(nodes, services, "n1", Options{NoMasquerade: true}); s.Pods != nil {
 		t.Errorf("switched off, but %v", s)
 	}
-	if s := Sources(nodes, services, "other", Options{}); s.Pods != nil {
+	if s := Traffic(nodes, services, "other", Options{}); s.Pods != nil {
 		t.Errorf("not in the cluster, but %v", s)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	stdsync "sync"
+	"sync"
 	"time"
 
 	"github.com/clarion-lb/clarion/internal/ipfam"
@@ -19,7 +19,7 @@ import (
 // pods' IPv4 packets in full size and to drop them. So the agent looks what the
 // kernel has learned and narrows the tunnel, whose pods are told in turn.
 type paths struct {
-	mu      stdsync.Mutex
+	mu      sync.Mutex
 	peers   []netip.Addr       // whose path matters
 	known   map[netip.Addr]int // bytes; the least ever learned
 	uplinks []rtnl.Link        // the links with which that was learned

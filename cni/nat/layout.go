@@ -7,6 +7,7 @@
 package nat
 
 import (
+	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/ipfam"
 	"github.com/clarion-lb/clarion/internal/nft"
 )
@@ -50,9 +51,13 @@ var order = [...]string{pods, near, hosts, ports, anyPorts, hairpins}
 
 var loopbackSet = nft.Set{Name: name(loopback, ipfam.V4), Key: []nft.Type{nft.Addr(ipfam.V4)}, Interval: true}
 
-// layout is the whole table but the elements.
+var tunnelSet = nft.Set{Name: "tunnels", Key: []nft.Type{nft.Port}, Comment: "UDP ports of the tunnels between nodes"}
+
+// layout is the whole table but the elements. What every packet meets begins
+// with the state of its connection, so that those of established ones, nearly
+// all, cost no lookup.
 func layout() nft.Table {
-	t := nft.Table{Name: Table, Sets: []nft.Set{loopbackSet}}
+	t := nft.Table{Name: Table, Sets: []nft.Set{loopbackSet, tunnelSet}}
 	for _, f := range families {
 		declared := sets(f)
 		for _, what := range order {
@@ -62,11 +67,16 @@ func layout() nft.Table {
 	chain := func(name, typ string, at nft.Point, priority int32, rules ...nft.Rule) {
 		t.Chains = append(t.Chains, nft.Chain{Name: name, Hook: &nft.Hook{Type: typ, Point: at, Priority: priority}, Rules: rules})
 	}
+	// Each connection in a tunnel would make an entry for the packets around it,
+	// too: their source port follows from what is inside.
+	outer := []nft.Step{nft.ProtoIs(cluster.UDP), nft.In(tunnelSet.Name, nft.Dport())}
+	chain("tunnels-in", "filter", nft.Prerouting, nft.PriorityRaw, nft.Say(append(outer[:2:2], nft.ToThisHost(), nft.Untracked())...))
+	chain("tunnels-out", "filter", nft.Output, nft.PriorityRaw, nft.Say(append(outer[:2:2], nft.Untracked())...))
 	// A pod that has a port on 127.0.0.1 makes its own cable accept packets for
 	// that network (route_localnet). Answers are meant; nobody else may begin.
 	chain("guard", "filter", nft.Prerouting, nft.PriorityDNAT-50,
 		nft.Rule{Comment: "the loopback is for the host itself", Steps: []nft.Step{
-			nft.In(loopbackSet.Name, nft.Daddr(ipfam.V4)), nft.NotFromLoopback(), nft.NoAnswer(), nft.Drop()}})
+			nft.NoAnswer(), nft.NotFromLoopback(), nft.In(loopbackSet.Name, nft.Daddr(ipfam.V4)), nft.Drop()}})
 	// Behind the proxy's chain at the same hook: a Service goes first.
 	chain("to-host-ports", "nat", nft.Prerouting, nft.PriorityDNAT+10, hostPorts()...)
 	chain("own-to-host-ports", "nat", nft.Output, nft.PriorityDNAT+10, hostPorts()...)
@@ -101,7 +111,7 @@ func sources() (rules []nft.Rule) {
 // it tries would hit somebody else.
 func leaks() (rules []nft.Rule) {
 	for _, f := range families {
-		rules = append(rules, nft.Rule{Comment: "not translated, as it belongs to no connection", Steps: append(leaving(f), nft.StateInvalid(), nft.Drop())})
+		rules = append(rules, nft.Rule{Comment: "not translated, as it belongs to no connection", Steps: append(append([]nft.Step{nft.StateInvalid()}, leaving(f)...), nft.Drop())})
 	}
 	return rules
 }

@@ -55,10 +55,12 @@ func pod(id, addresses string, ports ...store.PortMapping) store.Sandbox {
 	return store.Sandbox{Version: 1, ContainerID: id, IfName: "eth0", Pod: "shop/" + id, Addresses: addrs(addresses), Ports: ports}
 }
 
-var source = Source{
+var source = Traffic{
 	Pods:  prefixes("10.244.1.0/24 fd44:0:0:1::/64"),
 	Near:  prefixes("10.244.1.0/24 10.244.2.0/24 10.244.2.128/25 224.0.0.0/4 255.255.255.255/32 fd44::/48 ff00::/8"),
 	Hosts: addrs("192.0.2.1 192.0.2.200 2001:db8:1::1"),
+
+	Tunnels: []uint16{4789},
 }
 
 var records = []store.Sandbox{
@@ -69,9 +71,9 @@ var records = []store.Sandbox{
 	pod("plain", "10.244.1.4 fd44:0:0:1::4"),
 }
 
-func write(t *testing.T, c *nft.Conn, s Source, r []store.Sandbox) {
+func write(t *testing.T, c *nft.Conn, s Traffic, r []store.Sandbox) {
 	t.Helper()
-	if err := SetSource(c, s); err != nil {
+	if err := SetTraffic(c, s); err != nil {
 		t.Fatal(err)
 	}
 	if conflicts, err := SetPorts(c, r); err != nil || len(conflicts) > 0 {
@@ -104,15 +106,15 @@ func TestTheTableAsNftShowsIt(t *testing.T) {
 
 func TestEveryChangeEndsWhereAFreshTableWould(t *testing.T) {
 	steps := []struct {
-		s Source
+		s Traffic
 		r []store.Sandbox
 	}{
 		{source, records},
-		{Source{}, nil},
-		{Source{Pods: source.Pods, Near: prefixes("10.244.1.0/24")}, records[:1]},
-		{Source{Pods: source.Pods, Near: prefixes("10.244.1.0/25 10.244.1.192/26 fd44::/64"), Hosts: addrs("192.0.2.200")}, records[1:]},
+		{Traffic{}, nil},
+		{Traffic{Pods: source.Pods, Near: prefixes("10.244.1.0/24")}, records[:1]},
+		{Traffic{Pods: source.Pods, Near: prefixes("10.244.1.0/25 10.244.1.192/26 fd44::/64"), Hosts: addrs("192.0.2.200")}, records[1:]},
 		{source, []store.Sandbox{pod("new", "10.244.1.9 fd44:0:0:1::9", records[0].Ports...)}},
-		{Source{Near: prefixes("0.0.0.0/0 ::/0")}, nil},
+		{Traffic{Near: prefixes("0.0.0.0/0 ::/0")}, nil},
 		{source, records},
 	}
 	h, c := open(t)

@@ -15,9 +15,9 @@ import (
 	"github.com/clarion-lb/clarion/internal/nft"
 )
 
-// SetSource makes the table masquerade as s says and touches no host port.
-func SetSource(c *nft.Conn, s Source) error {
-	want, err := s.want()
+// SetTraffic makes the table treat packets as t says and touches no host port.
+func SetTraffic(c *nft.Conn, t Traffic) error {
+	want, err := t.want()
 	if err != nil {
 		return err
 	}
@@ -59,6 +59,11 @@ func set(c *nft.Conn, want elements) error {
 	}
 	if err := change(c, &b, have, loopbackSet, nft.Interval(netip.AddrFrom4([4]byte{127}), netip.AddrFrom4([4]byte{127, 255, 255, 255}))); err != nil {
 		return err
+	}
+	if els, ok := want[tunnelSet.Name]; ok {
+		if err := change(c, &b, have, tunnelSet, els); err != nil {
+			return err
+		}
 	}
 	for _, f := range families {
 		for _, s := range sets(f) {

@@ -14,24 +14,33 @@ import (
 	"github.com/clarion-lb/clarion/internal/nft"
 )
 
-// Source says where pods go under their own address, and where under the
-// node's. The zero Source masquerades nothing.
-type Source struct {
-	Pods  []netip.Prefix // the pods of this node
-	Near  []netip.Prefix // where they go under their own address
-	Hosts []netip.Addr   // likewise: nodes and VIPs
+// Traffic says where pods go under their own address, and where under the
+// node's, and what carries tunnels. The zero Traffic masquerades nothing.
+type Traffic struct {
+	Pods    []netip.Prefix // the pods of this node
+	Near    []netip.Prefix // where they go under their own address
+	Hosts   []netip.Addr   // likewise: nodes and VIPs
+	Tunnels []uint16       // UDP ports
+}
+
+// Equal reports whether both say the same, in the same order.
+func (t Traffic) Equal(u Traffic) bool {
+	return slices.Equal(t.Pods, u.Pods) && slices.Equal(t.Near, u.Near) && slices.Equal(t.Hosts, u.Hosts) && slices.Equal(t.Tunnels, u.Tunnels)
 }
 
 // elements is the content of the table: by the name of a set, what is in it.
 type elements map[string][]nft.Element
 
-// want returns what the sets of s should have.
-func (s Source) want() (elements, error) {
-	out := elements{}
+// want returns what the sets of t should have.
+func (t Traffic) want() (elements, error) {
+	out := elements{tunnelSet.Name: nil}
+	for _, port := range t.Tunnels {
+		out[tunnelSet.Name] = append(out[tunnelSet.Name], nft.Element{Key: string(nft.Val{}.Port(port))})
+	}
 	for _, f := range families {
 		out[name(pods, f)], out[name(near, f)], out[name(hosts, f)] = nil, nil, nil
 	}
-	for what, prefixes := range map[string][]netip.Prefix{pods: s.Pods, near: s.Near} {
+	for what, prefixes := range map[string][]netip.Prefix{pods: t.Pods, near: t.Near} {
 		for _, f := range families {
 			var b netipx.IPSetBuilder // intervals of a set must not overlap
 			for _, p := range prefixes {
@@ -48,7 +57,7 @@ func (s Source) want() (elements, error) {
 			}
 		}
 	}
-	for _, a := range s.Hosts {
+	for _, a := range t.Hosts {
 		set := name(hosts, ipfam.Of(a))
 		out[set] = append(out[set], nft.Element{Key: string(nft.Val{}.Addr(a))})
 	}

@@ -24,3 +24,9 @@ func NoAnswer() Step {
 	const invalid, begins, untracked = 1, 8, 64
 	return flags(ct(unix.NFT_CT_STATE, false), invalid|begins|untracked)
 }
+
+// Untracked keeps the packet out of the connection table. It belongs into a
+// chain at PriorityRaw: connection tracking comes at -200.
+func Untracked() Step {
+	return Step{write: func(e *nfnl.Encoder) { expr(e, "notrack", func() {}) }}
+}
