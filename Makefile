@@ -5,7 +5,7 @@ SHELL := /bin/bash
 export CGO_ENABLED := 0
 export GOFLAGS := -buildvcs=false
 
-PROGRAMS := clarion-controller clarion-agent kubectl-clarion
+PROGRAMS := clarion-controller clarion-agent clarion-cni kubectl-clarion
 GOBUILD  := go build -trimpath -ldflags "-s -w"
 
 .PHONY: help
@@ -28,7 +28,7 @@ images: build ## write the container images into bin/images/
 	@go run ./internal/image/mkimage -o bin/images/clarion-controller.tar -tag clarion.dev/clarion-controller:dev \
 	  -entrypoint /clarion-controller -user 65532:65532 bin/clarion-controller=/clarion-controller
 	@go run ./internal/image/mkimage -o bin/images/clarion-agent.tar -tag clarion.dev/clarion-agent:dev \
-	  -entrypoint /clarion-agent bin/clarion-agent=/clarion-agent
+	  -entrypoint /clarion-agent bin/clarion-agent=/clarion-agent bin/clarion-cni=/clarion-cni
 	@sha256sum bin/images/*.tar
 
 .PHONY: manifests

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"maps"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,14 +20,17 @@ type events struct {
 	stalls    prometheus.Counter
 	silent    *prometheus.GaugeVec
 
-	mu   sync.Mutex
-	dead map[string]bool // peers that do not answer
+	dead func(nodes map[string]bool) // told which peers do not answer
+
+	mu      sync.Mutex
+	unheard map[string]bool // peers that do not answer; guarded by mu
 }
 
 func newEvents(log *slog.Logger) *events {
 	return &events{
-		log:  log,
-		dead: map[string]bool{},
+		log:     log,
+		dead:    func(map[string]bool) {},
+		unheard: map[string]bool{},
 		takeovers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clarion_takeovers_total",
 			Help: "VIPs that this node began to answer for, by cause: new, silence, given-up, handover, take-back, verified."}, []string{"cause"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "clarion_takeover_duration_seconds",
@@ -99,17 +103,12 @@ func (e *events) peer(name string, silent bool) {
 	}
 	e.silent.WithLabelValues(name).Set(value)
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	if silent {
-		e.dead[name] = true
+		e.unheard[name] = true
 	} else {
-		delete(e.dead, name)
+		delete(e.unheard, name)
 	}
-}
-
-// answers reports whether a peer has answered of late.
-func (e *events) answers(name string) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return !e.dead[name]
+	now := maps.Clone(e.unheard)
+	e.mu.Unlock()
+	e.dead(now)
 }

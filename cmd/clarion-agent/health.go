@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // handler serves /healthz, /readyz and /metrics.
-func handler(ready func() error, s statser, e *events) http.Handler {
+func handler(ready func() error, s statser, more []prometheus.Collector) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -16,6 +18,6 @@ func handler(ready func() error, s statser, e *events) http.Handler {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /metrics", metrics(s, e))
+	mux.Handle("GET /metrics", metrics(s, more))
 	return mux
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -86,31 +87,29 @@ func run(ctx context.Context, args []string, getenv func(string) string, stderr 
 	}
 	teller := tell.New(client, o.node, log)
 	events := newEvents(log)
-	talk, err := newGossip(ctx, o, client, w.Feed(), events, log)
-	if err != nil {
-		return err
-	}
 	fencer := &fencer{fence: fence, feed: w.Feed(), log: log}
-	explain := &explainer{node: o.node, ready: fencer.ready, rules: fencer.stands}
-	s, err := speaker.New(speaker.Config{
-		Self: o.node, Log: log, Feed: w.Feed(),
-		Links: links.Links, LinksChanged: changes.Changed(), Open: speaker.OpenPacket(log, nil),
-		Ready:   fencer.stands,
-		Elector: talk.claims,
-		Report:  func(r speaker.Report) { explain.note(r); report(o.node, teller, r) },
-	})
-	if err != nil {
-		return err
+	rules := &rules{feed: w.Feed(), log: log}
+	inKernel := fencer.stands
+	tasks := []task.Task{w, changes, teller, fencer, rules, &viewfile.Writer{Path: o.view(), Every: storeEvery, Feed: w.Feed(), Log: log}}
+	stats := newProxyStats()
+	a := &announcer{o: o, client: client, feed: w.Feed(), mesh: w.Feed(), links: links.Links, changed: changes.Changed(),
+		rules: rules.of, events: events, log: log}
+	if o.profile == profileFull {
+		f, err := newFull(o, w.Feed, log, stats)
+		if err != nil {
+			return err
+		}
+		f.kick, events.dead = a.kick, f.proxy.SetDead
+		inKernel = func(vip netip.Addr) bool { return fencer.stands(vip) && f.stands(vip) }
+		tasks = append(tasks, f.tasks...)
 	}
-	fencer.kick, explain.speaker = s.Kick, s
-	tasks := append(talk.tasks, w, changes, s, fencer, teller,
-		&rules{feed: w.Feed(), set: s.SetRules, log: log},
-		&viewfile.Writer{Path: o.view(), Every: storeEvery, Feed: w.Feed(), Log: log},
-		serve("health", health, explain.over(handler(fencer.ready, s, events))),
-	)
+	explain := &explainer{node: o.node, ready: fencer.ready, rules: inKernel, speaker: a}
+	a.ready, a.report = inKernel, func(r speaker.Report) { explain.note(r); report(o.node, teller, r) }
+	fencer.kick, rules.kick = a.kick, a.kick
+	tasks = append(tasks, a, serve("health", health, explain.over(handler(fencer.ready, a, append(events.collectors(), stats.collectors()...)))))
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	defer context.AfterFunc(ctx, func() { leave(talk.claims.Leave(), log); stop() })()
+	defer context.AfterFunc(ctx, func() { leave(a.leave(), log); stop() })()
 	return task.Run(working, tasks...)
 }
 

@@ -16,10 +16,10 @@ type statser interface {
 }
 
 // metrics serves the agent's metrics in the Prometheus text format.
-func metrics(s statser, e *events) http.Handler {
+func metrics(s statser, more []prometheus.Collector) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), responders{s})
-	registry.MustRegister(e.collectors()...)
+	registry.MustRegister(more...)
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 

@@ -28,11 +28,18 @@ type options struct {
 	address    netip.Addr
 	gossip     uint16
 	silence    time.Duration
-	level      slog.Level
+
+	// For profile full.
+	serviceCIDRs            []netip.Prefix
+	plugin, cniBin, cniConf string
+	level                   slog.Level
 }
 
 // profiles that the agent can run, and what each switches on.
-const profileLB = "lb" // announce VIPs; the cluster's own service proxy and pod network carry the packets
+const (
+	profileLB   = "lb"   // announce VIPs; the cluster's own service proxy and pod network carry the packets
+	profileFull = "full" // also the service proxy and the pod network; the cluster runs without kube-proxy and other CNI plugins
+)
 
 // parse reads flags and environment. Its errors name the setting and say what
 // to do.
@@ -43,7 +50,7 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 	fs.StringVar(&o.node, "node", getenv("NODE_NAME"), "name of the Node this agent runs on (NODE_NAME)")
 	fs.StringVar(&o.namespace, "namespace", or(getenv("POD_NAMESPACE"), "clarion-system"), "namespace of Clarion (POD_NAMESPACE)")
 	fs.StringVar(&o.class, "class", "clarion.dev/lb", "the loadBalancerClass that is served beside none")
-	fs.StringVar(&o.profile, "profile", profileLB, "what the agent does: lb")
+	fs.StringVar(&o.profile, "profile", profileLB, "what the agent does: lb announces VIPs beside another service proxy and pod network, full is all three")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's service account")
 	fs.StringVar(&o.apiserver, "apiserver", "", "URL of the API server; empty tries the kubelet's, the last endpoints known, and the cluster IP")
 	fs.StringVar(&o.state, "state", "/var/lib/clarion", "directory on the node's disk for what outlives the agent")
@@ -54,6 +61,14 @@ func parse(args []string, getenv func(string) string, stderr io.Writer) (options
 		o.address, err = netip.ParseAddr(text)
 		return err
 	})
+	fs.Func("service-cidr", "a CIDR of the cluster's Services; may be given for each family. What is sent to an address in it that is no Service is dropped", func(text string) error {
+		p, err := netip.ParsePrefix(text)
+		o.serviceCIDRs = append(o.serviceCIDRs, p.Masked())
+		return err
+	})
+	fs.StringVar(&o.plugin, "cni-plugin", "/clarion-cni", "the CNI plugin to install, as the image has it")
+	fs.StringVar(&o.cniBin, "cni-bin-dir", "/opt/cni/bin", "where the container runtime looks for CNI plugins")
+	fs.StringVar(&o.cniConf, "cni-conf-dir", "/etc/cni/net.d", "where the container runtime looks for CNI configurations")
 	port := fs.Uint("gossip-port", 7947, "UDP and TCP port on which the agents talk; the same on all nodes, and open between them")
 	fs.DurationVar(&o.silence, "failover-silence", ownership.DefaultSilence, "how long a node may be silent before its VIPs are asked for on the wire; 200ms to 5s. Shorter stalls never move a VIP")
 	if ip := getenv("HOST_IP"); ip != "" {
@@ -86,8 +101,8 @@ func (o options) check(rest []string) error {
 	if o.silence < minSilence || o.silence > maxSilence {
 		errs = append(errs, fmt.Errorf("--failover-silence=%s is outside %s to %s", o.silence, minSilence, maxSilence))
 	}
-	if o.profile != profileLB {
-		errs = append(errs, fmt.Errorf("--profile=%s is not a profile of this version: it has %s", o.profile, profileLB))
+	if o.profile != profileLB && o.profile != profileFull {
+		errs = append(errs, fmt.Errorf("--profile=%s is not a profile: there are %s and %s", o.profile, profileLB, profileFull))
 	}
 	if !filepath.IsAbs(o.state) {
 		errs = append(errs, fmt.Errorf("--state=%s is not an absolute path", o.state))

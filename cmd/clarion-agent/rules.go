@@ -4,18 +4,30 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/clarion-lb/clarion/config"
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/speaker"
 )
 
-// rules follows the pools in force and gives the speaker what they say about
-// who may announce.
+// rules follows the pools in force and says what they say about who may
+// announce.
 type rules struct {
 	feed *cluster.Feed
-	set  func(func(netip.Addr) speaker.Rule)
 	log  *slog.Logger
+	kick func(vips ...netip.Addr) // called when they changed
+
+	now atomic.Pointer[config.Config]
+}
+
+// of returns the rule for vip as the pools are now.
+func (r *rules) of(vip netip.Addr) speaker.Rule {
+	c := r.now.Load()
+	if c == nil {
+		return speaker.Rule{}
+	}
+	return ruleFor(*c, vip)
 }
 
 func (r *rules) String() string { return "pool rules" }
@@ -40,7 +52,8 @@ func (r *rules) Run(ctx context.Context) error {
 			r.log.Warn("a pool in force cannot be read by this agent; its last good form stays", "err", err)
 		}
 		last = now
-		r.set(func(vip netip.Addr) speaker.Rule { return ruleFor(now, vip) })
+		r.now.Store(&now)
+		r.kick()
 	}
 }
 
