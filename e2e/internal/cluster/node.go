@@ -57,6 +57,7 @@ var realDirs = map[string]string{
 	"/var/lib/kubelet":    "kubelet",
 	"/var/lib/clarion":    "clarion",
 	"/etc/cni":            "cni-conf",
+	"/etc/kubernetes":     "kubernetes",
 	"/opt/cni":            "cni",
 }
 
@@ -67,7 +68,7 @@ func (c *Cluster) startNode(n *lab.Host) error {
 	for target, name := range realDirs {
 		binds[target] = filepath.Join(dir, name)
 	}
-	dirs := []string{"cni/bin", "cni-conf/net.d", "containerd", "kubelet", "clarion"}
+	dirs := []string{"cni/bin", "cni-conf/net.d", "containerd", "kubelet", "clarion", "kubernetes"}
 	for _, sub := range dirs {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return fmt.Errorf("make the directories of %s: %w", n.Name, err)
@@ -75,6 +76,10 @@ func (c *Cluster) startNode(n *lab.Host) error {
 	}
 	if err := c.installCNI(n); err != nil {
 		return err
+	}
+	// Where kubeadm puts it: an agent that is the cluster's service proxy learns from it where the API server is.
+	if err := copyFile(c.PKI(n.Name+"-kubelet.conf"), filepath.Join(dir, "kubernetes", "kubelet.conf")); err != nil {
+		return fmt.Errorf("give %s the kubelet's kubeconfig: %w", n.Name, err)
 	}
 	files := map[string]string{
 		"containerd.toml": containerdConfig(),
