@@ -164,6 +164,9 @@ func (a *Agent) take() {
 // sync is one run: everything is read anew and everything is compared.
 func (a *Agent) sync(ctx context.Context) error {
 	a.take()
+	if len(a.nodes) == 0 && !a.synced {
+		return nil // nothing has been delivered yet, so there is nothing to say or do
+	}
 	links, err := a.h.Links()
 	if err != nil {
 		return err

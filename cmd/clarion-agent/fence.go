@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
+	"github.com/clarion-lb/clarion/internal/nfnl"
 	"github.com/clarion-lb/clarion/proxy"
 )
 
@@ -30,6 +31,10 @@ type fencer struct {
 // repairEvery is how often the fence is compared with the kernel unasked, for
 // the case that somebody flushed the tables of this host.
 const repairEvery = 10 * time.Second
+
+// interruptions is how often a comparison that others' changes interrupt is
+// tried again at once.
+const interruptions = 10
 
 func (f *fencer) String() string { return "fence" }
 
@@ -71,7 +76,12 @@ func (f *fencer) bring(view cluster.View, synced bool) time.Duration {
 		maps.Copy(want, f.standing)
 		f.mu.Unlock()
 	}
-	if err := f.fence.Set(slices.SortedFunc(maps.Keys(want), netip.Addr.Compare)); err != nil {
+	vips := slices.SortedFunc(maps.Keys(want), netip.Addr.Compare)
+	err := f.fence.Set(vips)
+	for tries := 1; errors.Is(err, nfnl.ErrInterrupted) && tries < interruptions; tries++ {
+		err = f.fence.Set(vips) // another table was written meanwhile; reading again is all there is to do
+	}
+	if err != nil {
 		f.log.Error("the fence of VIPs could not be brought up to date; new VIPs are not announced before it is", "err", err, "retry", time.Second)
 		return time.Second
 	}
@@ -107,7 +117,7 @@ func (f *fencer) ready() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.informed {
-		return fmt.Errorf("nothing is known of the cluster yet: neither the API server has answered nor is there a stored view")
+		return errors.New("nothing is known of the cluster yet: neither the API server has answered nor is there a stored view")
 	}
 	return nil
 }
