@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/clarion-lb/clarion/allocator"
 )
 
 // adopt makes the allocator know all that was given before this leadership:
@@ -63,7 +65,13 @@ func (c *Controller) adopt(ctx context.Context, p *Provider, intents []Intent) (
 	p.mu.Lock()
 	for _, l := range leavers {
 		r := p.requests[keyOf(l.svc)]
-		p.leave(r, slices.DeleteFunc(l.addrs, func(a netip.Addr) bool { return len(p.alloc.Owners(a)) > 0 }))
+		var removed []allocator.Removed
+		for _, a := range l.addrs {
+			if len(p.alloc.Owners(a)) == 0 {
+				removed = append(removed, allocator.Removed{Addr: a})
+			}
+		}
+		p.leave(r, removed)
 	}
 	p.mu.Unlock()
 	for uid := range byUID {

@@ -254,8 +254,13 @@ func (a *api) replace(gr schema.GroupResource, have, next object, subresource st
 		}
 	}
 	out := a.commit(gr.Resource, next)
-	if gr.Resource == "services" && subresource == "status" && !a.cheap {
-		a.auditKeeps(out)
+	if svc, ok := out.(*v1.Service); ok && !a.cheap {
+		if subresource == "status" {
+			a.auditKeeps(out)
+		} else if g, ok := a.given[svc.UID]; ok && wish(svc) != wish(have.(*v1.Service)) {
+			g.hopes = true // to have it back as it was may be one wish too many
+			a.given[svc.UID] = g
+		}
 	}
 	return out, nil
 }

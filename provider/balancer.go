@@ -115,18 +115,23 @@ func (p *Provider) decide(svc *v1.Service) ([]allocator.Held, verdict) {
 		return res.Held, judge(res, err)
 	}
 	p.stats.refusals.WithLabelValues(ReasonMalformed).Inc()
+	held := p.freeze(r)
+	return held, malformed(held, problem)
+}
+
+// freeze leaves the Service of r, whose request cannot be read, as it is, and
+// returns what it holds. What it waited for nobody asks for any more.
+func (p *Provider) freeze(r allocator.Request) []allocator.Held {
 	p.mu.Lock()
+	delete(p.hoping, r.Key)
 	before, knew := p.requests[r.Key]
 	held, _ := p.alloc.Get(r.Key)
-	stale := knew && (before.UID != r.UID || len(held) == 0)
 	p.mu.Unlock()
-	if stale {
-		// A Service of the same name was here before, or this one waits with a
-		// request that nobody makes any more.
+	if knew && (before.UID != r.UID || len(held) == 0) { // one of the same name was here before, or this one waited
 		p.release(r.Key, types.UID(before.UID))
-		held = nil
+		return nil
 	}
-	return held, malformed(held, problem)
+	return held
 }
 
 // lacksFinalizer looks at the Service itself: svc is a copy that has it always.

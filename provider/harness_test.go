@@ -270,6 +270,7 @@ func noDoubles(t testing.TB, a *api) {
 	defer a.mu.Unlock()
 	for _, d := range a.doubles {
 		t.Error("A1:", d)
+		t.Log(a.story(strings.Fields(d)[6]) + "and\n" + a.story(strings.Fields(d)[len(strings.Fields(d))-1]))
 	}
 	for _, m := range a.moved {
 		t.Error("A2:", m)

@@ -10,6 +10,7 @@ package provider
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -48,7 +49,8 @@ type Provider struct {
 	alloc    *allocator.Allocator
 	requests map[cluster.Key]allocator.Request // of every Service that the allocator knows
 	leaving  map[cluster.Key]leaver            // addresses that a status may still show though given up
-	hoping   map[cluster.Key][]netip.Addr      // what those hold who wait for something else
+	hoping   map[cluster.Key]bool              // those who have something and ask for something else
+	served   []cluster.Key                     // those who were served and are yet to be written
 	again    map[cluster.Key]bool              // to be decided anew when the cache shows a newer one
 
 	freed chan struct{} // signalled when Serve may have something to do
@@ -66,7 +68,7 @@ func newProvider(log *slog.Logger, stats *metrics, namespaces corelisters.Namesp
 	return &Provider{
 		namespaces: namespaces, log: log, stats: stats,
 		alloc: allocator.New(), requests: map[cluster.Key]allocator.Request{},
-		leaving: map[cluster.Key]leaver{}, hoping: map[cluster.Key][]netip.Addr{}, again: map[cluster.Key]bool{},
+		leaving: map[cluster.Key]leaver{}, hoping: map[cluster.Key]bool{}, again: map[cluster.Key]bool{},
 		freed: make(chan struct{}, 1),
 	}
 }
@@ -91,58 +93,69 @@ func (p *Provider) known(svc *v1.Service) bool {
 // assign asks the allocator. Addresses that the Service gives up by it stay
 // taken for as long as its status shows them (make before break): otherwise
 // two statuses could carry the same address.
+//
+// A Service that has an address and asks in vain for another one does not wait
+// for that in the allocator: there it would be moved while somebody else is
+// served, and what it leaves given away in the same breath. It is asked for
+// again here whenever something becomes free, see serve.
 func (p *Provider) assign(r allocator.Request) (allocator.Result, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	before, knew := p.requests[r.Key]
+	knew = knew && before.UID == r.UID
 	res, err := p.alloc.Assign(r, time.Now())
 	p.requests[r.Key] = r
-	if len(res.Held) > 0 && len(res.Refusals) > 0 {
-		p.hoping[r.Key] = res.Addresses()
-	} else {
-		delete(p.hoping, r.Key)
+	if knew { // else no status shows what was removed: its Service is gone
+		p.leave(before, res.Removed)
 	}
-	if len(res.Removed) > 0 {
-		p.signal()
-	}
-	if knew && before.UID == r.UID { // else no status shows what was removed: its Service is gone
-		var gone []netip.Addr
-		for _, removed := range res.Removed {
-			gone = append(gone, removed.Addr)
+	delete(p.hoping, r.Key)
+	if err != nil && len(res.Held) > 0 && (len(r.Addresses) > 0 || r.Pool != "") {
+		p.hoping[r.Key] = true
+		content := r
+		content.Addresses = nil
+		if knew {
+			content.Pool = before.Pool
 		}
-		p.leave(before, gone)
+		kept, _ := p.alloc.Assign(content, time.Now()) // the first error is the one to tell
+		p.leave(r, kept.Removed)
+		p.requests[r.Key], res.Held = content, kept.Held
+	}
+	// What this Service gave up by the way, or shares from now on, may have
+	// served others.
+	if others := p.alloc.Serve(time.Now()); len(others) > 0 {
+		p.served = append(p.served, others...)
+		p.signal()
 	}
 	return res, err
 }
 
-// leave keeps addrs, which the Service of r just gave up, from everybody until
+// leave keeps addresses that the Service of r just gave up from everybody until
 // the status of that Service no longer shows them. The caller holds mu.
-func (p *Provider) leave(r allocator.Request, addrs []netip.Addr) {
-	if len(addrs) == 0 {
+func (p *Provider) leave(r allocator.Request, removed []allocator.Removed) {
+	if len(removed) == 0 {
 		return
 	}
 	l := p.leaving[r.Key]
-	l.key, l.uid, l.addrs = r.Key+" (moving away)", types.UID(r.UID), append(l.addrs, addrs...)
+	l.key, l.uid = r.Key+" (moving away)", types.UID(r.UID)
+	var addrs []netip.Addr
+	for _, gone := range removed {
+		addrs = append(addrs, gone.Addr)
+	}
+	l.addrs = append(l.addrs, addrs...)
 	p.leaving[r.Key] = l
 	r.Key, r.Addresses, r.Pool = l.key, nil, ""
 	p.alloc.Restore(r, addrs)
 }
 
 // serve gives what has become free to those who wait, and has each of them
-// written. It returns when to come again although nobody signals; the zero
-// time for never.
+// written; then those who have something and hope for better may try. It
+// returns when to come again although nobody signals; the zero time for never.
 func (p *Provider) serve() time.Time {
 	p.mu.Lock()
-	keys := p.alloc.Serve(time.Now())
-	for _, key := range keys {
-		had := p.hoping[key]
-		delete(p.hoping, key)
-		held, _ := p.alloc.Get(key)
-		p.leave(p.requests[key], slices.DeleteFunc(had, func(a netip.Addr) bool {
-			return slices.ContainsFunc(held, func(h allocator.Held) bool { return h.Addr == a })
-		}))
-	}
+	keys := append(p.served, p.alloc.Serve(time.Now())...)
+	p.served = nil
 	next, _ := p.alloc.Next()
+	keys = append(keys, slices.Sorted(maps.Keys(p.hoping))...)
 	p.mu.Unlock()
 	for _, key := range keys {
 		p.ours.Kick(key)
