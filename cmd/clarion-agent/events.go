@@ -32,7 +32,7 @@ func newEvents(log *slog.Logger) *events {
 		dead:    func(map[string]bool) {},
 		unheard: map[string]bool{},
 		takeovers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "clarion_takeovers_total",
-			Help: "VIPs that this node began to answer for, by cause: new, silence, given-up, handover, take-back, verified."}, []string{"cause"}),
+			Help: "VIPs that this node began to answer for, by cause: new, silence, given-up, handover, verified."}, []string{"cause"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "clarion_takeover_duration_seconds",
 			Help:    "From the last sign of life of a silent owner until this node answers for its VIP.",
 			Buckets: []float64{.1, .2, .3, .4, .5, .75, 1, 2, 5, 10}}),
@@ -111,4 +111,18 @@ func (e *events) peer(name string, silent bool) {
 	now := maps.Clone(e.unheard)
 	e.mu.Unlock()
 	e.dead(now)
+}
+
+// forget drops what is known of a node that is no peer any more: it can
+// neither be silent nor answer again.
+func (e *events) forget(name string) {
+	e.silent.DeleteLabelValues(name)
+	e.mu.Lock()
+	_, known := e.unheard[name]
+	delete(e.unheard, name)
+	now := maps.Clone(e.unheard)
+	e.mu.Unlock()
+	if known {
+		e.dead(now)
+	}
 }

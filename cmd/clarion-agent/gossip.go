@@ -59,7 +59,7 @@ func newGossip(ctx context.Context, o options, client kubernetes.Interface, feed
 	}
 	link.members = g.members
 	keys.use(g.members.SetKeys)
-	g.tasks = []task.Task{g.members, rest, &mesh{feed: feed, self: o.node, ours: o.address, set: g.members.SetNodes}}
+	g.tasks = []task.Task{g.members, rest, &mesh{feed: feed, self: o.node, ours: o.address, set: g.members.SetNodes, gone: events.forget}}
 	return g, nil
 }
 
@@ -83,6 +83,7 @@ type mesh struct {
 	self string
 	ours netip.Addr
 	set  func(map[string]netip.AddrPort)
+	gone func(name string) // called for each that was there and is no more
 }
 
 func (m *mesh) String() string { return "mesh" }
@@ -90,6 +91,7 @@ func (m *mesh) String() string { return "mesh" }
 // Run follows the feed until ctx ends.
 func (m *mesh) Run(ctx context.Context) error {
 	var view cluster.View
+	var before map[string]netip.AddrPort
 	for {
 		select {
 		case <-ctx.Done():
@@ -98,9 +100,17 @@ func (m *mesh) Run(ctx context.Context) error {
 		}
 		d := m.feed.Take()
 		view.Apply(d)
-		if len(d.Nodes) > 0 {
-			m.set(m.agents(view.Nodes))
+		if len(d.Nodes) == 0 {
+			continue
 		}
+		now := m.agents(view.Nodes)
+		m.set(now)
+		for name := range before {
+			if _, there := now[name]; !there {
+				m.gone(name)
+			}
+		}
+		before = now
 	}
 }
 
