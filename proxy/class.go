@@ -75,6 +75,7 @@ const (
 	chainReject   = "no-endpoint"
 	chainDrop     = "elsewhere"
 	chainRanged   = "ranged"
+	chainAdmitted = "admitted"
 	chainSplit    = "split"
 	chainInner    = "inner"
 )

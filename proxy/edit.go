@@ -51,8 +51,6 @@ func stageOf(set string) int {
 			return stageSlots
 		case mapIDs(f):
 			return stageIDs
-		case setRanges(f):
-			return stageRanges
 		case mapInner(f), mapOuter(f):
 			return stageSplit
 		case mapAdmitted(f):
@@ -60,6 +58,9 @@ func stageOf(set string) int {
 		case mapClass(f):
 			return stageClass
 		}
+	}
+	if _, _, ok := rangesOf(set); ok {
+		return stageRanges
 	}
 	return stageShared
 }
@@ -90,8 +91,9 @@ const atOnce = 500
 // write brings edits into the kernel and the mirror. lead, if not empty, goes
 // first, into the same transaction as the first edits. It stops at the first
 // error; then the mirror is still what the kernel has, unless the error is
-// nfnl.ErrLost.
-func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batch) error {
+// nfnl.ErrLost. With whole, everything is one transaction, and is refused when
+// that is larger than the kernel takes.
+func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batch, whole bool) error {
 	b := lead
 	type chunkDone struct {
 		set  string
@@ -141,7 +143,7 @@ func (e *edits) write(k kernel, m mirror, sets map[string]nft.Set, lead nft.Batc
 				}
 				chunk.Delete(Table, s, gone...)
 				chunk.Add(Table, s, come...)
-				if b.Len()+chunk.Len() > limit {
+				if !whole && b.Len()+chunk.Len() > limit {
 					if err := flush(); err != nil {
 						return err
 					}

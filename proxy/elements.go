@@ -145,6 +145,7 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 		classes = append(classes, c)
 		return number(uint32(c))
 	}
+	sticky := t.sticky()
 	group := func(g Group, inner bool) Class {
 		eps := g.Endpoints
 		switch {
@@ -153,12 +154,12 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 		case len(eps) == 0:
 			return ClassReject
 		}
-		eps = place(have(inner, t.Affinity > 0), eps[:min(len(eps), maxSlots)])
+		eps = place(have(inner, sticky), eps[:min(len(eps), maxSlots)])
 		first := uint32(0)
 		if inner {
 			first = innerSlots
 		}
-		if t.Affinity < time.Second {
+		if !sticky {
 			for i, e := range eps {
 				add(mapEps(fam), slotKey(key, first+uint32(i)), endpointValue(e))
 			}
@@ -171,6 +172,9 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 				add(mapIDs(fam), slotKey(key, first+uint32(i)), number(id[e]))
 			}
 		}
+		if !sticky {
+			return balance(len(eps), 0, inner)
+		}
 		return balance(len(eps), t.Affinity, inner)
 	}
 	class := group(t.Outer, false)
@@ -180,12 +184,8 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 		class = ClassSplit
 	}
 	if t.Sources != nil {
-		for _, r := range t.Sources {
-			if r.From().Is4() == f.Addr.Is4() {
-				out = append(out, want{setRanges(fam), nft.Element{
-					Key: string(nft.Val{}.Raw(key).Addr(r.From())), End: string(nft.Val{}.Raw(key).Addr(r.To())),
-				}})
-			}
+		for _, p := range t.Sources {
+			add(setRanges(fam, p.Bits()), string(nft.Val{}.Raw(key).Addr(p.Addr())), "")
 		}
 		add(mapAdmitted(fam), key, use(class))
 		class = ClassRanged
@@ -193,6 +193,9 @@ func (t Target) wants(f Front, have func(inner bool, affinity bool) []netip.Addr
 	out = append(out, want{mapClass(fam), nft.Element{Key: key, Data: use(class), Comment: t.Service}})
 	return out, classes
 }
+
+// sticky reports whether clients are remembered. The API gives whole seconds.
+func (t Target) sticky() bool { return t.Affinity >= time.Second }
 
 func same(a, b Group) bool {
 	return a.Elsewhere == b.Elsewhere && slices.Equal(a.Endpoints, b.Endpoints)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go4.org/netipx"
+	"golang.org/x/sys/unix"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/conntrack"
@@ -37,8 +38,10 @@ type engine struct {
 	sets    map[string]nft.Set  // in the sizes that the kernel has
 	classes map[Class]bool      // that are in the kernel with all they need
 	chains  map[string]bool     // that are in the kernel
+	lengths map[length]bool     // of source prefixes for which there is a set
 	synced  bool                // everything that exists is in the book
 	later   map[entry]time.Time // what goes, and not before when
+	whole   bool                // the next write is one transaction, or none
 	failed  int                 // comparisons that failed one after another
 	flows   []conntrack.Flow    // UDP and SCTP connections to where nobody is; taken by who cuts them
 	told    map[string]bool     // complaints made, so that each is made once
@@ -93,11 +96,12 @@ func (e *engine) bring(cs changeset, lead nft.Batch, now time.Time) error {
 		e.front(&ed, need, f, t, now)
 	}
 	e.open(&lead, need)
+	e.measure(&lead, &ed)
 	for _, s := range ed.grow(e.have, e.sets) {
 		lead.AddSet(Table, s)
 		e.sets[s.Name] = s
 	}
-	write := func() error { return ed.write(e.kernel, e.have, e.sets, lead) }
+	write := func() error { return ed.write(e.kernel, e.have, e.sets, lead, e.whole) }
 	var err error
 	if e.watch != nil && ed.n > large {
 		err = e.watch.Around(e.conn, write)
@@ -133,6 +137,24 @@ func (e *engine) open(b *nft.Batch, need map[Class]bool) {
 				e.have[m][el.Key] = el.Data
 			}
 		}
+	}
+}
+
+// measure appends the sets of lengths of source prefixes that are used for the
+// first time, and lets the rules look into them.
+func (e *engine) measure(b *nft.Batch, ed *edits) {
+	grown := false
+	for set := range ed.stage[stageRanges] {
+		f, bits, ok := rangesOf(set)
+		if l := (length{f, bits}); ok && !e.lengths[l] {
+			e.lengths[l], grown = true, true
+			e.sets[set] = rangeSet(l)
+			e.have[set] = map[string]string{}
+			b.AddSet(Table, e.sets[set])
+		}
+	}
+	if grown {
+		b.Rewrite(Table, rangedChain(e.lengths))
 	}
 }
 
@@ -227,7 +249,7 @@ func (e *engine) additive(f Front, t *Target, known bool) *Target {
 	}
 	u := *t
 	join := func(g Group, inner bool) Group {
-		have := e.have.slots(f, inner, t.Affinity > 0)
+		have := e.have.slots(f, inner, t.sticky())
 		g.Endpoints = append(slices.Clone(g.Endpoints), have...)
 		slices.SortFunc(g.Endpoints, netip.AddrPort.Compare)
 		g.Endpoints = slices.Compact(g.Endpoints)
@@ -271,7 +293,7 @@ func (e *engine) sweep(now time.Time) (next time.Time, err error) {
 			ed.put(m.set, edit{name: m.key, do: remove})
 		}
 	}
-	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}); err != nil {
+	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}, false); err != nil {
 		e.have = nil
 		return time.Time{}, fmt.Errorf("remove %d elements: %w", ed.n, err)
 	}
@@ -289,7 +311,11 @@ func (e *engine) compare(changed map[cluster.Key]*cluster.Service, now time.Time
 	e.complain(cs)
 	if err := e.tryCompare(cs, now); err != nil {
 		e.have = nil
-		e.failed++
+		if stays(err) {
+			e.failed++
+		} else {
+			e.failed = 0
+		}
 		return fmt.Errorf("compare table %s with the kernel: %w", Table, err)
 	}
 	e.failed = 0
@@ -297,16 +323,30 @@ func (e *engine) compare(changed map[cluster.Key]*cluster.Service, now time.Time
 	return nil
 }
 
-// maxFailures is how many comparisons may fail before the table is replaced as a
-// whole: whatever is in the way of the changes then goes with it.
+// maxFailures is how many comparisons may fail, for a reason that stays, before
+// the table is replaced as a whole: what is in the way then goes with it.
 const maxFailures = 3
+
+// stays reports whether the kernel refused a change for what is in the table,
+// so that the next attempt would fail as well. Short memory, an interruption or
+// a missing permission is no reason to give up a table that works.
+func stays(err error) bool {
+	return slices.ContainsFunc([]error{unix.EEXIST, unix.ENOENT, unix.EBUSY, unix.ENFILE, unix.EMLINK, unix.EINVAL},
+		func(e error) bool { return errors.Is(err, e) })
+}
 
 func (e *engine) tryCompare(cs changeset, now time.Time) error {
 	present, err := e.conn.Read(Table)
 	if err != nil {
 		return err
 	}
-	table := layout(e.count(cs))
+	e.lengths = map[length]bool{}
+	for name := range present.Sets {
+		if f, bits, ok := rangesOf(name); ok {
+			e.lengths[length{f, bits}] = true
+		}
+	}
+	table := layout(e.count(cs), e.lengths)
 	e.sets = setsByName(table)
 	for name, s := range present.Sets { // a set never shrinks
 		if mine, ok := e.sets[name]; ok && s.Size > mine.Size {
@@ -385,7 +425,8 @@ func (e *engine) tryCompare(cs changeset, now time.Time) error {
 }
 
 // replace puts a new table into the place of one with another layout, in one
-// transaction as far as one takes it.
+// transaction: no packet sees the gap. If it does not fit into one, nothing is
+// changed.
 func (e *engine) replace(cs changeset, table nft.Table, why error, now time.Time) error {
 	e.log.Warn("the table in the kernel is replaced as a whole", "table", Table, "why", why)
 	var lead nft.Batch
@@ -393,6 +434,8 @@ func (e *engine) replace(cs changeset, table nft.Table, why error, now time.Time
 	if err := table.Ensure(&lead, nft.Present{}); err != nil {
 		return err
 	}
+	// Lengths in use keep their sets; those of the old table that are not cost
+	// nothing.
 	e.have = mirror{}
 	for _, s := range table.Sets {
 		e.have[s.Name] = map[string]string{}
@@ -400,6 +443,8 @@ func (e *engine) replace(cs changeset, table nft.Table, why error, now time.Time
 	e.sets = setsByName(table)
 	e.classes = map[Class]bool{}
 	e.chains = map[string]bool{}
+	e.whole = true
+	defer func() { e.whole = false }()
 	return e.bring(cs, lead, now)
 }
 
@@ -428,7 +473,7 @@ func (e *engine) surplus(cs changeset, now time.Time) error {
 			}
 		}
 	}
-	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}); err != nil {
+	if err := ed.write(e.kernel, e.have, e.sets, nft.Batch{}, false); err != nil {
 		return fmt.Errorf("remove %d fronts that nobody wants: %w", ed.n, err)
 	}
 	return nil
@@ -452,7 +497,7 @@ func (e *engine) count(cs changeset) func(set string) int {
 			n[mapInner(fam)]++
 			n[mapOuter(fam)]++
 		}
-		if t.Affinity > 0 {
+		if t.sticky() {
 			n[mapIDs(fam)] += eps
 		}
 		if t.Sources != nil {

@@ -62,10 +62,14 @@ func describe(m mirror, f Front, set string, used map[entry]bool) string {
 		return c.chain()
 	case ClassRanged:
 		var from []string
-		for name := range m[setRanges(fam)] {
-			if strings.HasPrefix(name, key) {
-				used[entry{setRanges(fam), name}] = true
-				from = append(from, fmt.Sprintf("%x", name))
+		for set, elements := range m {
+			if of, bits, ok := rangesOf(set); ok && of == fam {
+				for name := range elements {
+					if strings.HasPrefix(name, key) {
+						used[entry{set, name}] = true
+						from = append(from, fmt.Sprintf("%v/%d", nft.KeyAddr(name, len(key), fam), bits))
+					}
+				}
 			}
 		}
 		sort.Strings(from)
@@ -103,7 +107,23 @@ func describe(m mirror, f Front, set string, used map[entry]bool) string {
 // kernelMirror reads what the kernel of the lab's node really has.
 func (l *lab) kernelMirror(t testing.TB) mirror {
 	t.Helper()
-	m, err := readMirror(l.engine.conn, layout(func(string) int { return 0 }).Sets)
+	return readAll(t, l.engine.conn)
+}
+
+// readAll reads the table of the namespace of a connection.
+func readAll(t testing.TB, conn *nft.Conn) mirror {
+	t.Helper()
+	present, err := conn.Read(Table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lengths := map[length]bool{}
+	for name := range present.Sets {
+		if f, bits, ok := rangesOf(name); ok {
+			lengths[length{f, bits}] = true
+		}
+	}
+	m, err := readMirror(conn, layout(func(string) int { return 0 }, lengths).Sets)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,11 +152,7 @@ func (l *lab) fresh(t testing.TB) mirror {
 	if err := e.change(all, l.now); err != nil {
 		t.Fatal(err)
 	}
-	m, err := readMirror(conn, layout(func(string) int { return 0 }).Sets)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
+	return readAll(t, conn)
 }
 
 // checkKernel fails when the kernel has something else than a fresh table, or
@@ -189,9 +205,10 @@ func randomService(r *rand.Rand, i int) *cluster.Service {
 	if chance(2) {
 		withVIP(s, []string{"vip", "vip2"}[i%2])
 		if chance(3) {
-			s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("2001:db8::/64")}
-			if chance(2) {
-				s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix("192.0.2.0/24"))
+			for _, p := range []string{"10.244.0.0/16", "10.244.1.2/32", "2001:db8::/64", "192.0.2.0/24", "192.0.2.1/32", "fd44:1::2/127", "0.0.0.0/0"} {
+				if chance(2) {
+					s.SourceRanges = append(s.SourceRanges, netip.MustParsePrefix(p))
+				}
 			}
 		}
 	}

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
@@ -19,7 +21,6 @@ func mapOuter(f ipfam.Family) string    { return "outer" + digit(f) }    // fron
 func mapEps(f ipfam.Family) string      { return "eps" + digit(f) }      // front, slot or id → endpoint
 func mapIDs(f ipfam.Family) string      { return "ids" + digit(f) }      // front, slot → id
 func mapAffinity(f ipfam.Family) string { return "affinity" + digit(f) } // client, front → id
-func setRanges(f ipfam.Family) string   { return "ranges" + digit(f) }   // front, source: who may connect
 func setCluster(f ipfam.Family) string  { return "clusterips" + digit(f) }
 func setVIPs(f ipfam.Family) string     { return "vips" + digit(f) }
 func setShared(f ipfam.Family) string   { return "shared" + digit(f) }   // addresses of which only some ports are Services'
@@ -29,6 +30,50 @@ func setOwnPods(f ipfam.Family) string  { return "ownpods" + digit(f) }  // the 
 func setInside(f ipfam.Family) string   { return "inside" + digit(f) }   // sources that keep their address to cluster IPs
 func setPods(f ipfam.Family) string     { return "pods" + digit(f) }     // the pod CIDRs of all nodes
 func setServices(f ipfam.Family) string { return "services" + digit(f) } // the service CIDRs
+
+// setRanges names the set of fronts and source prefixes of one length: who may
+// connect.
+func setRanges(f ipfam.Family, bits int) string { return fmt.Sprintf("ranges%s-%d", digit(f), bits) }
+
+// A length is a length of source prefixes that some Service uses.
+type length struct {
+	family ipfam.Family
+	bits   int
+}
+
+// rangesOf reads what setRanges wrote.
+func rangesOf(set string) (f ipfam.Family, bits int, ok bool) {
+	rest, ok := strings.CutPrefix(set, "ranges")
+	if !ok {
+		return 0, 0, false
+	}
+	for _, f := range families {
+		if number, mine := strings.CutPrefix(rest, digit(f)+"-"); mine {
+			n, err := strconv.Atoi(number)
+			return f, n, err == nil && n > 0 && n <= f.Bits() && setRanges(f, n) == set
+		}
+	}
+	return 0, 0, false
+}
+
+// rangeSet declares the set of a length.
+func rangeSet(l length) nft.Set {
+	return nft.Set{Name: setRanges(l.family, l.bits), Key: []nft.Type{nft.Addr(l.family), nft.Proto, nft.Port, nft.Addr(l.family)}}
+}
+
+// rangedChain looks in the set of each length that is used.
+func rangedChain(lengths map[length]bool) nft.Chain {
+	ch := nft.Chain{Name: chainRanged}
+	for _, f := range families {
+		for bits := f.Bits(); bits > 0; bits-- {
+			if lengths[length{f, bits}] {
+				ch.Rules = append(ch.Rules, nft.Say(nft.In(setRanges(f, bits), append(front(f), nft.Network(f, bits))...), nft.GoTo(chainAdmitted)))
+			}
+		}
+	}
+	ch.Rules = append(ch.Rules, nft.Rule{Comment: "not in loadBalancerSourceRanges", Steps: []nft.Step{nft.Drop()}})
+	return ch
+}
 
 var protocols = [...]cluster.Protocol{cluster.TCP, cluster.UDP, cluster.SCTP}
 
@@ -42,8 +87,9 @@ const (
 )
 
 // layout returns the table without the chains of the classes that are used.
-// size tells how many elements a set has to hold.
-func layout(size func(set string) int) nft.Table {
+// size tells how many elements a set has to hold; lengths are those of the
+// source prefixes in use.
+func layout(size func(set string) int, lengths map[length]bool) nft.Table {
 	t := nft.Table{Name: Table}
 	grow := func(name string) uint32 {
 		n := minElements
@@ -66,7 +112,6 @@ func layout(size func(set string) int) nft.Table {
 			nft.Set{Name: mapEps(f), Key: key(f, nft.ClassID), Data: []nft.Type{nft.Addr(f), nft.Port}, Size: grow(mapEps(f))},
 			nft.Set{Name: mapIDs(f), Key: key(f, nft.ClassID), Data: entry, Size: grow(mapIDs(f))},
 			nft.Set{Name: mapAffinity(f), Key: append(addr, key(f)...), Data: entry, Dynamic: true, Size: affinities},
-			nft.Set{Name: setRanges(f), Key: key(f, nft.Addr(f)), Interval: true},
 			nft.Set{Name: setCluster(f), Key: addr, Size: grow(setCluster(f))},
 			nft.Set{Name: setVIPs(f), Key: addr, Size: grow(setVIPs(f))},
 			nft.Set{Name: setShared(f), Key: addr},
@@ -105,12 +150,12 @@ func layout(size func(set string) int) nft.Table {
 	refuse := one(nft.Say(nft.Reset()), nft.Say(nft.Reject()))
 	chain(chainReject, refuse)
 	chain(chainDrop, one(nft.Say(nft.Drop())))
-	chain(chainRanged,
-		if4and6(func(f ipfam.Family) []nft.Step {
-			return []nft.Step{nft.In(setRanges(f), append(front(f), nft.Saddr(f))...), nft.SetPriorityFrom(mapAdmitted(f), front(f)...), nft.Dispatch(mapByAdmitted)}
-		}),
-		one(nft.Rule{Comment: "not in loadBalancerSourceRanges", Steps: []nft.Step{nft.Drop()}}))
+	for l := range lengths {
+		t.Sets = append(t.Sets, rangeSet(l))
+	}
+	t.Chains = append(t.Chains, rangedChain(lengths))
 	lost := one(nft.Rule{Comment: "no class was found", Steps: []nft.Step{nft.Count(), nft.Drop()}})
+	chain(chainAdmitted, classify(mapAdmitted, mapByAdmitted), classify(mapAdmitted, mapByAdmitted), lost)
 	chain(chainInner, classify(mapInner, mapBySplit), classify(mapInner, mapBySplit), lost)
 	chain(chainSplit,
 		one(nft.Say(nft.FromThisHost(), nft.GoTo(chainInner))),

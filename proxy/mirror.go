@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,22 +17,19 @@ import (
 // follows each transaction that the kernel took.
 type mirror map[string]map[string]string
 
-// nameOf returns the name of an element in its set: its key, and the end of an
-// interval with it.
+// nameOf returns the name of an element in its set: its key, and a letter more
+// for the bound of an interval, since its key may begin the next one.
 func nameOf(el nft.Element) string {
 	if el.Bound {
 		return el.Key + "b"
 	}
-	return el.Key + el.End
+	return el.Key
 }
 
 // elementOf returns the element with a name.
 func elementOf(s nft.Set, name, data string) nft.Element {
 	el := nft.Element{Key: name, Data: data}
-	switch {
-	case s.Interval && len(s.Key) > 1:
-		el.Key, el.End = name[:len(name)/2], name[len(name)/2:]
-	case s.Interval && len(name)%2 == 1:
+	if s.Interval && len(name)%2 == 1 {
 		el.Key, el.Bound = name[:len(name)-1], true
 	}
 	return el
@@ -126,9 +124,14 @@ func (m mirror) of(f Front, each func(set, name, data string)) {
 	}
 	if class == number(uint32(ClassRanged)) {
 		// Few fronts have ranges, so they are not indexed.
-		for name := range m[setRanges(fam)] {
-			if len(name) > len(key) && name[:len(key)] == key {
-				each(setRanges(fam), name, "")
+		for set, elements := range m {
+			if of, _, ok := rangesOf(set); !ok || of != fam {
+				continue
+			}
+			for name := range elements {
+				if strings.HasPrefix(name, key) {
+					each(set, name, "")
+				}
 			}
 		}
 	}

@@ -1,11 +1,10 @@
 package proxy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
-
-	"go4.org/netipx"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
@@ -24,8 +23,8 @@ type Target struct {
 	Outer   Group  // for everybody, or for traffic from outside when Inner is set
 	Inner   *Group // for this node and its own pods; nil when there is no difference
 
-	Affinity time.Duration    // a client stays with its endpoint this long; 0 for none
-	Sources  []netipx.IPRange // who may connect, in order and disjoint; nil for everybody
+	Affinity time.Duration  // a client stays with its endpoint this long; 0 for none
+	Sources  []netip.Prefix // who may connect, of the front's family; nil for everybody
 }
 
 // A Group is a set of endpoints to choose from, or why there is nothing to
@@ -77,19 +76,18 @@ func PlanService(s *cluster.Service, v View) Plan {
 	if s == nil || len(s.ClusterIPs) == 0 || s.OtherProxy {
 		return p
 	}
-	p.ClusterIPs = s.ClusterIPs
+	p.ClusterIPs = sound(s.ClusterIPs)
 	if s.Ours {
-		p.VIPs = s.VIPs
+		p.VIPs = sound(s.VIPs)
 	} else {
-		p.Foreign = append(p.Foreign, s.VIPs...)
+		p.Foreign = append(p.Foreign, sound(s.VIPs)...)
 	}
-	p.Foreign = append(p.Foreign, s.ExternalIPs...)
+	p.Foreign = append(p.Foreign, sound(s.ExternalIPs)...)
 
-	allowed := sources(s.SourceRanges)
 	for _, port := range s.Ports {
 		for _, is4 := range []bool{true, false} {
 			if reachable(s, v, is4) {
-				p.port(s, port, v, is4, allowed)
+				p.port(s, port, v, is4)
 			}
 		}
 	}
@@ -97,6 +95,17 @@ func PlanService(s *cluster.Service, v View) Plan {
 	p.Local = slices.Compact(p.Local)
 	return p
 }
+
+// sound leaves out what no packet can carry as its destination. The API keeps
+// such addresses out; a mistake on the way must not spoil other Services.
+func sound(list []netip.Addr) []netip.Addr {
+	if !slices.ContainsFunc(list, func(a netip.Addr) bool { return !isSound(a) }) {
+		return list
+	}
+	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool { return !isSound(a) })
+}
+
+func isSound(a netip.Addr) bool { return a.IsValid() && !a.Is4In6() && a.Zone() == "" }
 
 // reachable reports whether a Service has any address of a family.
 func reachable(s *cluster.Service, v View, is4 bool) bool {
@@ -107,12 +116,9 @@ func reachable(s *cluster.Service, v View, is4 bool) bool {
 
 // port adds the fronts of one port in one family: a Service of two families
 // has endpoints of both, and each front takes those of its own.
-func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, allowed []netipx.IPRange) {
-	own := func(a netip.Addr) bool { return a.Is4() == is4 }
-	eps := port.Endpoints
-	if slices.ContainsFunc(eps, func(e cluster.Endpoint) bool { return !own(e.Addr.Addr()) }) {
-		eps = filter(eps, func(e cluster.Endpoint) bool { return own(e.Addr.Addr()) })
-	}
+func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool) {
+	own := func(a netip.Addr) bool { return a.Is4() == is4 && isSound(a) }
+	eps := filter(port.Endpoints, func(e cluster.Endpoint) bool { return own(e.Addr.Addr()) && e.Addr.Port() != 0 })
 	name := string(s.Key)
 	if port.Name != "" {
 		name += ":" + port.Name
@@ -162,10 +168,10 @@ func (p *Plan) port(s *cluster.Service, port cluster.Port, v View, is4 bool, all
 		add(a, port.Port, external)
 		used = used || own(a)
 	}
+	guarded := *external
+	guarded.Sources = sources(s.SourceRanges, is4)
 	for _, a := range s.VIPs {
-		t := *external
-		t.Sources = allowed
-		add(a, port.Port, &t)
+		add(a, port.Port, &guarded)
 		used = used || own(a) && !s.Ours
 	}
 	for _, a := range v.NodePorts {
@@ -223,21 +229,26 @@ func group(eps []cluster.Endpoint, any bool) Group {
 	return g
 }
 
-// sources merges prefixes into disjoint ranges: the kernel takes no two
-// elements that overlap.
-func sources(prefixes []netip.Prefix) []netipx.IPRange {
+// sources returns the prefixes of a family, masked and each once; nil, when
+// everybody of the family may connect. A Service that names prefixes of one
+// family only lets nobody in by the other.
+func sources(prefixes []netip.Prefix, is4 bool) []netip.Prefix {
 	if len(prefixes) == 0 {
 		return nil
 	}
-	var b netipx.IPSetBuilder
+	out := []netip.Prefix{}
 	for _, p := range prefixes {
-		b.AddPrefix(p)
+		switch {
+		case !p.IsValid() || !isSound(p.Addr()) || p.Addr().Is4() != is4:
+			// Nobody may come in by a prefix that is not valid; the others stand.
+		case p.Bits() == 0:
+			return nil
+		default:
+			out = append(out, p.Masked())
+		}
 	}
-	set, err := b.IPSet()
-	if err != nil {
-		// The builder only remembers prefixes that are not valid; nobody may come in
-		// by them, and the others stand.
-		return []netipx.IPRange{}
-	}
-	return append([]netipx.IPRange{}, set.Ranges()...)
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		return cmp.Or(cmp.Compare(a.Bits(), b.Bits()), a.Addr().Compare(b.Addr()))
+	})
+	return slices.Compact(out)
 }

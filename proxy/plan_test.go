@@ -303,19 +303,36 @@ func TestPlanOfServicesThatWantNothing(t *testing.T) {
 	}
 }
 
-func TestSourcesAreMergedAndDisjoint(t *testing.T) {
-	var in []netip.Prefix
-	for _, p := range []string{"10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/25", "192.0.2.128/25", "2001:db8::/32"} {
-		in = append(in, netip.MustParsePrefix(p))
-	}
-	if got, want := fmt.Sprint(sources(in)), "[10.0.0.0-10.255.255.255 192.0.2.0-192.0.2.255 2001:db8::-2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	if sources(nil) != nil {
-		t.Error("no range must mean everybody")
-	}
-	if got := sources([]netip.Prefix{{}}); got == nil || len(got) > 0 {
-		t.Errorf("a range that is not valid lets %v in", got)
+func TestSources(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		in     []string
+		v4, v6 string // "nil" is everybody
+	}{
+		{"none", nil, "nil", "nil"},
+		{"masked, in order, each once", []string{"10.1.2.3/16", "192.0.2.1/32", "10.1.0.0/16", "2001:db8::1/32"},
+			"[10.1.0.0/16 192.0.2.1/32]", "[2001:db8::/32]"},
+		{"one family only lets nobody in by the other", []string{"10.0.0.0/8"}, "[10.0.0.0/8]", "[]"},
+		{"everybody of a family", []string{"10.0.0.0/8", "0.0.0.0/0"}, "nil", "[]"},
+		{"one that is not valid lets nobody in", []string{""}, "[]", "[]"},
+	} {
+		var in []netip.Prefix
+		for _, p := range tt.in {
+			prefix, err := netip.ParsePrefix(p)
+			if err != nil && p != "" {
+				t.Fatal(err)
+			}
+			in = append(in, prefix)
+		}
+		text := func(p []netip.Prefix) string {
+			if p == nil {
+				return "nil"
+			}
+			return fmt.Sprint(p)
+		}
+		if v4, v6 := text(sources(in, true)), text(sources(in, false)); v4 != tt.v4 || v6 != tt.v6 {
+			t.Errorf("%s: %s and %s, want %s and %s", tt.name, v4, v6, tt.v4, tt.v6)
+		}
 	}
 }
 

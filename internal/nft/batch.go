@@ -118,6 +118,12 @@ func (b *Batch) addRules(table string, c Chain) {
 	}
 }
 
+// Rewrite gives a chain that is there the rules of c instead of those it has.
+func (b *Batch) Rewrite(table string, c Chain) {
+	b.flushChain(table, c.Name)
+	b.addRules(table, c)
+}
+
 // flushChain removes all rules of a chain.
 func (b *Batch) flushChain(table, chain string) {
 	b.message(unix.NFT_MSG_DELRULE, 0, op{do: "delete", what: "the rules of chain " + chain, table: table}, func() {
