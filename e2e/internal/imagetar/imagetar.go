@@ -1,5 +1,5 @@
-// Package imagetar writes container images without a registry or a daemon: a docker-archive tar with one layer and one
-// configuration, byte for byte the same for the same input.
+// Package imagetar writes container images without a registry or a daemon: a docker-archive tar with one configuration and
+// one layer, or two if the image stands on a base, byte for byte the same for the same input.
 package imagetar
 
 import (
@@ -18,9 +18,11 @@ import (
 	"time"
 )
 
-// Image says what an image holds. The root holds Files and the directories that lead to them, and nothing else.
+// Image says what an image holds. The root holds what is in Base, Files and the directories that lead to them, and nothing
+// else.
 type Image struct {
 	Tags       []string // name:tag; the first may be any, containerd imports all
+	Base       string   // a tar of a root on this machine, which becomes the lower layer; empty for an empty root
 	Files      []File
 	Entrypoint []string
 	Command    []string
@@ -58,19 +60,31 @@ func (img Image) Write(w io.Writer) error {
 	if _, err := layer.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("rewind the layer: %w", err)
 	}
-	layerID := sum(digest)
+	layers := []content{{sum(digest), layer, size}}
+	if img.Base != "" {
+		base, err := openBase(img.Base)
+		if err != nil {
+			return err
+		}
+		defer base.file.Close()
+		layers = slices.Insert(layers, 0, base)
+	}
+	var ids, names []string
+	for _, l := range layers {
+		ids, names = append(ids, "sha256:"+l.id), append(names, l.id+".tar")
+	}
 
 	config, err := json.Marshal(configFile{
 		Architecture: runtime.GOARCH, OS: "linux", Created: epoch.Format(time.RFC3339),
 		Config: runConfig{Entrypoint: img.Entrypoint, Cmd: img.Command, Env: img.Env, WorkingDir: "/"},
-		RootFS: rootFS{Type: "layers", DiffIDs: []string{"sha256:" + layerID}},
+		RootFS: rootFS{Type: "layers", DiffIDs: ids},
 	})
 	if err != nil {
 		return fmt.Errorf("encode the configuration: %w", err)
 	}
 	configID := sha256.Sum256(config)
-	configName, layerName := hex.EncodeToString(configID[:])+".json", layerID+".tar"
-	manifest, err := json.Marshal([]manifestEntry{{Config: configName, RepoTags: img.Tags, Layers: []string{layerName}}})
+	configName := hex.EncodeToString(configID[:]) + ".json"
+	manifest, err := json.Marshal([]manifestEntry{{Config: configName, RepoTags: img.Tags, Layers: names}})
 	if err != nil {
 		return fmt.Errorf("encode the manifest: %w", err)
 	}
@@ -82,16 +96,42 @@ func (img Image) Write(w io.Writer) error {
 	if err := addBytes(archive, configName, config, 0o644); err != nil {
 		return err
 	}
-	if err := archive.WriteHeader(header(layerName, size, 0o644)); err != nil {
-		return fmt.Errorf("write the layer: %w", err)
-	}
-	if _, err := io.Copy(archive, layer); err != nil {
-		return fmt.Errorf("write the layer: %w", err)
+	for i, l := range layers {
+		if err := archive.WriteHeader(header(names[i], l.size, 0o644)); err != nil {
+			return fmt.Errorf("write the layer: %w", err)
+		}
+		if _, err := io.Copy(archive, l.file); err != nil {
+			return fmt.Errorf("write the layer: %w", err)
+		}
 	}
 	if err := archive.Close(); err != nil {
 		return fmt.Errorf("finish the archive: %w", err)
 	}
 	return nil
+}
+
+// content is one layer, ready to be read: its SHA-256 in hexadecimal, and its bytes.
+type content struct {
+	id   string
+	file *os.File
+	size int64
+}
+
+func openBase(name string) (content, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return content{}, fmt.Errorf("open the base of the image: %w", err)
+	}
+	digest := sha256.New()
+	size, err := io.Copy(digest, file)
+	if err == nil {
+		_, err = file.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		file.Close()
+		return content{}, fmt.Errorf("read the base of the image, %s: %w", name, err)
+	}
+	return content{sum(digest), file, size}, nil
 }
 
 func (img Image) writeLayer(w io.Writer) (size int64, err error) {

@@ -77,6 +77,44 @@ func TestTheArchiveIsWhatItSays(t *testing.T) {
 	}
 }
 
+func TestABaseIsTheLowerLayerAsItIs(t *testing.T) {
+	base := []byte("stands for a tar")
+	img := sample(t, time.Now())
+	img.Base = filepath.Join(t.TempDir(), "base.tar")
+	if err := os.WriteFile(img.Base, base, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := untar(t, write(t, img))
+	var manifest []manifestEntry
+	if err := json.Unmarshal(files["manifest.json"], &manifest); err != nil {
+		t.Fatal(err)
+	}
+	var config configFile
+	if err := json.Unmarshal(files[manifest[0].Config], &config); err != nil {
+		t.Fatal(err)
+	}
+	if len(manifest[0].Layers) != 2 || !bytes.Equal(files[manifest[0].Layers[0]], base) {
+		t.Fatalf("layers %v", manifest[0].Layers)
+	}
+	for i, layer := range manifest[0].Layers {
+		digest := sha256.Sum256(files[layer])
+		if want := "sha256:" + hex.EncodeToString(digest[:]); config.RootFS.DiffIDs[i] != want {
+			t.Errorf("the configuration says layer %d is %s, but it is %s", i, config.RootFS.DiffIDs[i], want)
+		}
+	}
+	if root := untar(t, files[manifest[0].Layers[1]]); string(root["bin/program"]) != "the program" {
+		t.Errorf("the upper layer holds %v", root)
+	}
+}
+
+func TestABaseThatIsNotThereIsAnError(t *testing.T) {
+	img := sample(t, time.Now())
+	img.Base = filepath.Join(t.TempDir(), "none.tar")
+	if err := img.Write(io.Discard); err == nil || !strings.Contains(err.Error(), "none.tar") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestPathsInAnImageAreCleanAndAbsolute(t *testing.T) {
 	for _, path := range []string{"", "bin/x", "/../x", "/a//b"} {
 		img := Image{Files: []File{{To: path, Content: []byte("x")}}}
