@@ -86,9 +86,9 @@ func (b *bench) fails(verb, resource string, err error) {
 }
 
 var (
-	forbidden    = apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "x", errors.New("no"))
-	unauthorized = apierrors.NewUnauthorized("who are you?")
-	unreachable  = errors.New(`Get "https://192.0.2.10:6443/": dial tcp 192.0.2.10:6443: connect: connection refused`)
+	forbidden      = apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "x", errors.New("no"))
+	unauthorized   = apierrors.NewUnauthorized("who are you?")
+	errUnreachable = errors.New(`dial "https://192.0.2.10:6443/": dial tcp 192.0.2.10:6443: connect: connection refused`)
 )
 
 func (b *bench) run(args ...string) (code int, out, errs string) {
@@ -186,9 +186,14 @@ func TestVerbs(t *testing.T) {
 		{name: "nodes and pods may not be read", args: []string{"status"}, code: exitFindings, out: []string{"VIPS", "the Nodes cannot be read (you lack the permission)", "the Pods of clarion-system cannot be read"},
 			setup: func(b *bench) { b.fails("list", "nodes", forbidden); b.fails("list", "pods", forbidden) }},
 		{name: "an API server that is away", args: []string{"status"}, code: exitFailed, errs: []string{"the API server cannot be read", "connection refused"},
-			setup: func(b *bench) { b.fails("*", "*", unreachable) }},
+			setup: func(b *bench) { b.fails("*", "*", errUnreachable) }},
 		{name: "credentials that have ended", args: []string{"pools"}, code: exitFailed, errs: []string{"does not accept the credentials of your kubeconfig"},
 			setup: func(b *bench) { b.fails("*", "*", unauthorized) }},
+
+		{name: "migrate from nobody", args: []string{"migrate"}, code: exitUsage, errs: []string{`--from is ""; it can be metallb or kube-vip`}},
+		{name: "migrate where there is nothing", args: []string{"migrate", "--from", "metallb"}, code: exitFailed, errs: []string{"there is no MetalLB"}},
+		{name: "migrate where Nodes may not be read", args: []string{"migrate", "--from", "metallb"}, code: exitFailed, errs: []string{"the Nodes cannot be read, because you lack the permission"},
+			setup: func(b *bench) { b.fails("list", "nodes", forbidden) }},
 
 		{name: "no verb", args: nil, code: exitOK, out: []string{"Exit codes:", "status", "explain"}},
 		{name: "help", args: []string{"--help"}, code: exitOK, out: []string{"Exit codes:", "kubectl clarion [command]"}},
@@ -264,6 +269,54 @@ func TestLookingWritesNothing(t *testing.T) {
 		if a.GetVerb() != "get" && a.GetVerb() != "list" {
 			t.Errorf("%s %s", a.GetVerb(), a.GetResource().Resource)
 		}
+	}
+}
+
+// A take-over is planned without a trace, refused when something would be
+// lost, and done when it is wanted all the same.
+func TestMigrate(t *testing.T) {
+	const path = "/apis/metallb.io/v1beta1/namespaces/metallb-system/"
+	prepare := func(addresses string) *bench {
+		b := newBench()
+		must(b.client.Tracker().Delete(v1.SchemeGroupVersion.WithResource("configmaps"), "clarion-system", "clarion-pools"))
+		b.raw[path+"ipaddresspools"] = `{"items":[{"metadata":{"name":"first"},"spec":{"addresses":[` + addresses + `]}}]}`
+		b.raw[path+"l2advertisements"] = `{"items":[{}]}`
+		return b
+	}
+	writes := func(b *bench) int {
+		n := 0
+		for _, a := range b.client.Actions() {
+			if a.GetVerb() != "get" && a.GetVerb() != "list" {
+				n++
+			}
+		}
+		return n
+	}
+	good := prepare(`"192.0.2.200/29","2001:db8:1::/112"`)
+	code, out, errs := good.run("migrate", "--from=metallb")
+	if code != exitOK || writes(good) != 0 {
+		t.Errorf("dry run: %d, %d writes\n%s%s", code, writes(good), out, errs)
+	}
+	says(t, out, "first: 192.0.2.200/29, 2001:db8:1::/112", "the Service keeps its addresses; nothing was changed: --apply does")
+	code, out, errs = good.run("migrate", "--from=metallb", "--apply")
+	if code != exitOK || writes(good) == 0 {
+		t.Errorf("--apply: %d, %d writes\n%s%s", code, writes(good), out, errs)
+	}
+	says(t, errs, "done: clarion-system/clarion-pools: create the ConfigMap")
+	says(t, out, "1. [done] clarion-system/clarion-pools")
+	cm, err := good.client.CoreV1().ConfigMaps("clarion-system").Get(t.Context(), "clarion-pools", metav1.GetOptions{})
+	if err != nil || cm.Data["first"] != "192.0.2.200/29, 2001:db8:1::/112" {
+		t.Errorf("%v, %v", cm, err)
+	}
+
+	bad := prepare(`"192.0.2.200/29","2001:db8:1::/112","nonsense"`)
+	code, _, errs = bad.run("migrate", "--from=metallb", "--apply")
+	if code != exitFindings || writes(bad) != 0 {
+		t.Errorf("with losses: %d, %d writes", code, writes(bad))
+	}
+	says(t, errs, "nothing was changed, because something would be lost", "--force")
+	if code, _, _ = bad.run("migrate", "--from=metallb", "--apply", "--force"); code != exitFindings || writes(bad) == 0 {
+		t.Errorf("--force: %d, %d writes", code, writes(bad))
 	}
 }
 

@@ -114,7 +114,7 @@ func (a app) root() *cobra.Command {
 	f.StringVar(&o.clarion, "clarion-namespace", "clarion-system", "namespace in which Clarion runs and clarion-pools is")
 	f.StringVarP(&o.output, "output", "o", "", "json or yaml, for programs; lists are complete then")
 	f.BoolVar(&o.all, "all", false, "do not shorten lists")
-	root.AddCommand(a.statusCommand(o), a.poolsCommand(o), a.explainCommand(o), a.planCommand(o), completionCommand())
+	root.AddCommand(a.statusCommand(o), a.poolsCommand(o), a.explainCommand(o), a.planCommand(o), a.migrateCommand(o), completionCommand())
 	return root
 }
 

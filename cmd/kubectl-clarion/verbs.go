@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/clarion-lb/clarion/cmd/kubectl-clarion/inspect"
+	"github.com/clarion-lb/clarion/cmd/kubectl-clarion/migrate"
 	"github.com/clarion-lb/clarion/cmd/kubectl-clarion/text"
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
@@ -213,4 +214,71 @@ func (a app) planCommand(o *options) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&file, "filename", "f", "", "file with the new pools; - for standard input")
 	return cmd
+}
+
+func (a app) migrateCommand(o *options) *cobra.Command {
+	from, namespace, apply, force := "", "", false, false
+	cmd := &cobra.Command{
+		Use: "migrate --from metallb|kube-vip", Args: noArgs,
+		Short: "Plan how Services are taken over from another load balancer with the addresses they have",
+		Long: "Read what another load balancer has been told, print it as pools of Clarion, and plan a take-over in which every\n" +
+			"Service keeps its address. Nothing is changed without --apply, which does the steps that are ready and stops\n" +
+			"where a person has to do something; run it again afterwards.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from != migrate.MetalLBName && from != migrate.KubeVIP {
+				return usageError{fmt.Errorf("--from is %q; it can be %s or %s", from, migrate.MetalLBName, migrate.KubeVIP)}
+			}
+			reader, connection, err := a.reader(o)
+			if err != nil {
+				return err
+			}
+			r := &migrate.Reader{Reader: reader, PeerNamespace: namespace}
+			state, converted, err := r.Read(cmd.Context(), from)
+			if err != nil {
+				return err
+			}
+			p := migrate.PlanOf(state, converted)
+			var changed []string
+			if apply {
+				if p.Bad() && !force {
+					return a.refuse(o, p)
+				}
+				done, err := migrate.Apply(cmd.Context(), connection.client, p)
+				for _, s := range done {
+					fmt.Fprintf(a.err, "done: %s: %s\n", s.Object, s.What)
+				}
+				if err != nil {
+					return err
+				}
+				if changed, err = migrate.Check(cmd.Context(), connection.client, p); err != nil {
+					return err
+				}
+				if state, converted, err = r.Read(cmd.Context(), from); err != nil {
+					return err
+				}
+				p = migrate.PlanOf(state, converted)
+			}
+			if err := a.show(o, p, func(page *text.Page) { p.Write(page, o.all, apply) }); err != nil {
+				return err
+			}
+			for _, c := range changed {
+				fmt.Fprintln(a.err, c)
+			}
+			return found(p.Bad() || len(changed) > 0)
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "metallb or kube-vip")
+	cmd.Flags().StringVar(&namespace, "peer-namespace", "", "namespace of the other load balancer; default is metallb-system or kube-system")
+	cmd.Flags().BoolVar(&apply, "apply", false, "do the steps that are ready")
+	cmd.Flags().BoolVar(&force, "force", false, "with --apply: do them although something would be lost")
+	return cmd
+}
+
+// refuse shows a plan by which something would be lost and does not do it.
+func (a app) refuse(o *options, p migrate.Plan) error {
+	if err := a.show(o, p, func(page *text.Page) { p.Write(page, o.all, false) }); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.err, "nothing was changed, because something would be lost: see the first section; settle that and run it again, or add --force")
+	return errFindings
 }
