@@ -34,16 +34,13 @@ type kernel struct {
 // goes on over errors.
 func (k kernel) apply(want State) error {
 	var errs []error
-	links, err := k.links()
-	if err != nil {
-		return err
-	}
 	wanted := map[string]bool{}
 	for _, t := range want.Tunnels {
 		wanted[t.Name] = true
 		errs = append(errs, k.tunnel(t))
 	}
-	if links, err = k.links(); err != nil { // with what was just made
+	links, err := k.links() // with what was just made
+	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	errs = append(errs, k.addresses(want, links), k.entries(want, links), k.routes(want, links), k.rules(want))

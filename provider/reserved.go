@@ -35,7 +35,7 @@ func reserved(nodes []*v1.Node, cidrs []*networking.ServiceCIDR, extra []allocat
 			}
 			addr, err := netip.ParseAddr(a.Address)
 			if err != nil || addr.Zone() != "" {
-				problems = append(problems, fmt.Errorf("Node %s: the %s %q is not an IP address", n.Name, a.Type, a.Address))
+				problems = append(problems, fmt.Errorf("node %s: the %s %q is not an IP address", n.Name, a.Type, a.Address))
 				continue
 			}
 			out = append(out, allocator.Reserved{Range: iprange.One(addr.Unmap()), Reason: "the address of node " + n.Name})

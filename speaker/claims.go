@@ -35,9 +35,8 @@ type Claims struct {
 	begin   time.Time
 	inbox   *inbox
 
-	links   []rtnl.Link
-	own     []netip.Addr // this node's addresses as the API has them
-	changed []Unit
+	links []rtnl.Link
+	own   []netip.Addr // this node's addresses as the API has them
 }
 
 // ClaimsConfig is what Claims are made of.

@@ -106,7 +106,6 @@ type pod struct {
 	t    testing.TB
 	id   string
 	path string
-	h    *rtnl.Handle
 }
 
 func newPod(t testing.TB, id string) *pod {

@@ -21,8 +21,7 @@ var (
 	tiny = Node{Version: 1, Name: "n1", MTU: 1500, PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.1.0/29")}}
 )
 
-func never(Sandbox) (bool, error)  { return false, nil }
-func always(Sandbox) (bool, error) { return true, nil }
+func never(Sandbox) (bool, error) { return false, nil }
 
 func open(t *testing.T, dir, boot string) *Store {
 	t.Helper()
