@@ -134,6 +134,9 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 	}
 	gap := now - m.now
 	m.now = max(now, m.now)
+	if over := gap - tickEvery; over > lateLimit {
+		m.grace(over)
+	}
 	if gap > stallLimit {
 		m.stalled(gap)
 	}
@@ -146,7 +149,7 @@ func (m *Machine) Step(now time.Duration, ev Event) []Action {
 // It is never further away than a third of the stall limit, because a machine
 // that is not called cannot tell sleep from a stall.
 func (m *Machine) NextWake() time.Duration {
-	next := m.now + stallLimit/3
+	next := m.now + tickEvery
 	sooner := func(t time.Duration) { next = min(next, max(t, m.now)) }
 	sooner(min(m.nextHello, m.nextKnock))
 	if t, ok := m.timers.next(); ok {

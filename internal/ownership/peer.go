@@ -38,6 +38,7 @@ type peer struct {
 	// It is back, but what it published meanwhile is not here yet: its old claims
 	// beat nothing.
 	owed   bool
+	whole  bool          // its set has come as a whole since then, so what it had claimed meanwhile is not told
 	wired  time.Duration // when it last answered on the wire while silent
 	robbed bool          // this node has taken units from it
 	held   time.Duration // how long its units were left alone at last because it answers on the wire
@@ -232,7 +233,7 @@ func (m *Machine) matched(p *peer) {
 				m.settle(u)
 			}
 		}
-		p.robbed = false
+		m.announceAgainst(p)
 	}
 }
 
@@ -263,7 +264,9 @@ func (m *Machine) hellos() {
 	m.nextKnock = m.after(knockEvery)
 	if m.now < m.nextHello {
 		for _, p := range m.sorted {
-			if p.silent && m.knocks(p) {
+			// Who has not answered the last HELLO is asked again: one packet that is
+			// lost must not use up what a stall may last.
+			if p.silent && m.knocks(p) || !p.silent && p.watched && m.now-p.heard > knockEvery+pullGap/2 {
 				m.hello(p)
 			}
 		}
@@ -358,7 +361,7 @@ func (m *Machine) silence(p *peer, tell bool) {
 
 // back takes a peer as alive again: it hears us and we hear it.
 func (m *Machine) back(p *peer) {
-	p.silent, p.owed, p.held = false, true, 0
+	p.silent, p.owed, p.whole, p.held = false, true, false, 0
 	clear(p.verdicts)
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerBack, Peer: p.name})

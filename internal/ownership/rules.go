@@ -21,6 +21,7 @@ const (
 	ruleGrace                     // own stall is not the peers' silence
 	ruleLoad                      // no node gets much more than its share
 	ruleDefend                    // an owner that hears another's announcement repeats its own
+	ruleReturn                    // who is back and does not tell what it did is announced against
 	rulePull                      // versions that differ are pulled
 	lastRule
 )

@@ -305,24 +305,35 @@ func (m *Machine) majorities() {
 			}
 			m.do(Report{What: Majority, Unit: Unit{Segment: s.prefix}, Left: n})
 		}
+		for _, u := range sortedUnits(s.units) {
+			if len(u.claimants) > 0 && (u.state == owning || u.state == verifying) {
+				m.settle(u) // a contest may end the other way now
+			}
+		}
 	}
 }
 
-// stalled is called when the loop did not run for gap. What peers did not
-// answer meanwhile was not asked, and what they decided meanwhile is not known:
-// every unit is muted until that is settled.
+// grace is called when the loop was called later than it had to, by over.
+// What others did not answer meanwhile was not asked, or waits to be read.
+func (m *Machine) grace(over time.Duration) {
+	if !m.on(ruleGrace) {
+		return
+	}
+	for _, p := range m.sorted {
+		p.heard += over
+		p.checked += over
+	}
+	for _, w := range m.wires {
+		w.heard += over
+		w.gatewayHeard += over
+	}
+}
+
+// stalled is called when the loop did not run for so long that peers may have
+// taken what this node owns: every unit is muted until it is known that they
+// have not.
 func (m *Machine) stalled(gap time.Duration) {
 	m.do(Report{What: Stalled, After: gap})
-	if m.on(ruleGrace) {
-		for _, p := range m.sorted {
-			p.heard += gap
-			p.checked += gap
-		}
-		for _, w := range m.wires {
-			w.heard += gap
-			w.gatewayHeard += gap
-		}
-	}
 	m.nextHello = m.now
 	if !m.on(ruleStall) {
 		return

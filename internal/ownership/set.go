@@ -190,7 +190,7 @@ func (m *Machine) part(p *peer, s Set) {
 				s.Claims = append(s.Claims, Claim{Unit: u, Released: true})
 			}
 		}
-		p.ver, p.partial = s.Version, partial{}
+		p.ver, p.partial, p.whole = s.Version, partial{}, true
 		for base := range p.ahead {
 			if base < p.ver {
 				delete(p.ahead, base)

@@ -12,6 +12,8 @@ const (
 	helloEvery    = 100 * time.Millisecond
 	knockEvery    = 50 * time.Millisecond
 
+	// A loop is called at least every tickEvery.
+	tickEvery = stallLimit / 3
 	// A loop that was not called for longer than this has stalled. It must be
 	// shorter than the silence, so that a node which peers may have given up
 	// always knows that it may have been given up.
@@ -20,6 +22,8 @@ const (
 	probeGap      = 30 * time.Millisecond  // between the rounds of a witness
 	freshProbeGap = 100 * time.Millisecond // for an address that was never announced
 	verifyGap     = 20 * time.Millisecond  // after a stall; three rounds and 70 ms in all
+	verifyLimit   = 150 * time.Millisecond // for peers that do not answer; they may be asleep as well
+	lateLimit     = 15 * time.Millisecond
 	verifyTail    = 30 * time.Millisecond
 
 	rankEvery   = 5 * time.Millisecond
@@ -30,9 +34,11 @@ const (
 	holdLast    = time.Second
 	foreignHold = 10 * time.Second // RFC 5227 section 1.1, DEFEND_INTERVAL
 
-	// Longer than a silent owner's last packet is old when the verdict on it
-	// falls would be too long: deafness must be noticed before taking.
-	deafAfter  = 300 * time.Millisecond
+	// Deafness must be noticed before the first unit is taken because of it: a
+	// peer is silent 260 ms after the last HELLO that it answered, which it may
+	// have answered 100 ms before this node went deaf, and 90 ms later its units
+	// are taken.
+	deafAfter  = 200 * time.Millisecond
 	muteAfter  = 50 * time.Millisecond // of asking in vain, if nothing was heard before either
 	gatewayOK  = 350 * time.Millisecond
 	gatewayLag = 3500 * time.Millisecond // while it is asked once a second only

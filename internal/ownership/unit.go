@@ -333,6 +333,20 @@ func (m *Machine) repeat(u *unit) {
 	}
 }
 
+// announceAgainst announces, after a peer has come back, all that it may have
+// announced meanwhile, if its set has come as a whole and so does not tell. (In
+// the usual case the changes tell, and each is answered by itself.)
+func (m *Machine) announceAgainst(p *peer) {
+	if p.whole && m.on(ruleReturn) {
+		for _, u := range sortedUnits(m.mine) {
+			if p.on(u.Segment) {
+				m.repeat(u)
+			}
+		}
+	}
+	p.robbed, p.whole = false, false
+}
+
 // frame takes a frame about a VIP from the wire.
 func (m *Machine) frame(f Frame) {
 	s := m.segs[f.Unit.Segment]

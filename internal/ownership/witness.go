@@ -204,11 +204,18 @@ func (m *Machine) conclude(w *witness) time.Duration {
 		}
 		return 0
 	}
-	if m.now-w.began < contestEnd+w.gap*timeOf(w.rounds) {
+	limit := contestEnd
+	if w.verify {
+		limit = verifyLimit
+	}
+	if m.now-w.began < limit {
 		for _, p := range m.sorted {
 			// What a peer has just published must be here, and after an own
 			// stall also what it has decided meanwhile.
 			if !p.silent && p.on(w.seg.prefix) && p.watched && p.boot != 0 && (!p.known || w.verify && p.heard < w.began) {
+				if p.heard < w.began && m.now-p.knocked >= pullGap {
+					m.hello(p)
+				}
 				return verifyGap / 2
 			}
 		}
