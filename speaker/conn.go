@@ -66,6 +66,7 @@ type Stats struct {
 	Malformed uint64
 	Answered  uint64
 	Unsent    uint64    // answers that the kernel refused to send
+	Withheld  uint64    // answers not given because the lease had ended: this process had not run for a while
 	Lost      uint64    // events that the loop was too slow to take
 	Heard     time.Time // when a frame of another host last arrived for this one alone
 }

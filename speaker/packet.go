@@ -77,8 +77,8 @@ type packetConn struct {
 	joined  *groups
 	done    chan struct{}
 
-	received, malformed, answered, unsent, lost atomic.Uint64
-	heard                                       atomic.Pointer[time.Time]
+	received, malformed, answered, unsent, withheld, lost atomic.Uint64
+	heard                                                 atomic.Pointer[time.Time]
 }
 
 // filters keep out what is not ours before it is copied: frames that we sent
@@ -186,7 +186,7 @@ func (c *packetConn) send(frame []byte) error {
 }
 
 func (c *packetConn) Stats() Stats {
-	s := Stats{Received: c.received.Load(), Malformed: c.malformed.Load(), Answered: c.answered.Load(), Unsent: c.unsent.Load(), Lost: c.lost.Load()}
+	s := Stats{Received: c.received.Load(), Malformed: c.malformed.Load(), Answered: c.answered.Load(), Unsent: c.unsent.Load(), Withheld: c.withheld.Load(), Lost: c.lost.Load()}
 	if at := c.heard.Load(); at != nil {
 		s.Heard = *at
 	}
@@ -290,8 +290,9 @@ func (c *packetConn) handle(frame []byte, from unix.Sockaddr) {
 		}
 		c.heard.Store(&now)
 	}
-	if !c.Lease.Valid(now) {
+	if reply != nil && !c.Lease.Valid(now) {
 		reply = nil
+		c.withheld.Add(1)
 	}
 	if reply != nil {
 		if err := c.send(reply); err != nil {

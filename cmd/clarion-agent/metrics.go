@@ -34,6 +34,7 @@ var counters = []struct {
 	{"received_total", "ARP and NDP frames that reached the responder.", func(s speaker.Stats) uint64 { return s.Received }},
 	{"malformed_total", "Frames that were no valid ARP or NDP message.", func(s speaker.Stats) uint64 { return s.Malformed }},
 	{"answered_total", "Answers sent for VIPs of this node.", func(s speaker.Stats) uint64 { return s.Answered }},
+	{"withheld_total", "Answers not given because this agent had not been running for a while; see clarion_stalls_total.", func(s speaker.Stats) uint64 { return s.Withheld }},
 	{"unsent_total", "Answers that the kernel refused to send.", func(s speaker.Stats) uint64 { return s.Unsent }},
 	{"lost_events_total", "Events that the speaker's loop was too slow to take; not zero means an overloaded node.", func(s speaker.Stats) uint64 { return s.Lost }},
 }
