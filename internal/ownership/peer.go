@@ -38,7 +38,7 @@ type peer struct {
 	// It is back, but what it published meanwhile is not here yet: its old claims
 	// beat nothing.
 	owed   bool
-	whole  bool          // its set has come as a whole since then, so what it had claimed meanwhile is not told
+	whole  bool          // its set has come as a whole since it fell silent: what it claimed meanwhile is not told
 	wired  time.Duration // when it last answered on the wire while silent
 	robbed bool          // this node has taken units from it
 	held   time.Duration // how long its units were left alone at last because it answers on the wire
@@ -346,7 +346,7 @@ func (m *Machine) silences() {
 }
 
 func (m *Machine) silence(p *peer, tell bool) {
-	p.silent, p.since, p.owed, p.wired = true, m.now, false, 0
+	p.silent, p.since, p.owed, p.whole, p.wired = true, m.now, false, false, 0
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerSilent, Peer: p.name})
 	if m.large && tell {
@@ -361,7 +361,7 @@ func (m *Machine) silence(p *peer, tell bool) {
 
 // back takes a peer as alive again: it hears us and we hear it.
 func (m *Machine) back(p *peer) {
-	p.silent, p.owed, p.whole, p.held = false, true, false, 0
+	p.silent, p.owed, p.held = false, true, 0
 	clear(p.verdicts)
 	m.recount, m.rerank = true, true
 	m.do(Report{What: PeerBack, Peer: p.name})
