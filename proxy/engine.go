@@ -143,17 +143,19 @@ func (e *engine) open(b *nft.Batch, need map[Class]bool) {
 // measure appends the sets of lengths of source prefixes that are used for the
 // first time, and lets the rules look into them.
 func (e *engine) measure(b *nft.Batch, ed *edits) {
-	grown := false
+	fresh := map[length]bool{}
 	for set := range ed.stage[stageRanges] {
 		f, bits, ok := rangesOf(set)
 		if l := (length{f, bits}); ok && !e.lengths[l] {
-			e.lengths[l], grown = true, true
-			e.sets[set] = rangeSet(l)
-			e.have[set] = map[string]string{}
-			b.AddSet(Table, e.sets[set])
+			fresh[l], e.lengths[l] = true, true
 		}
 	}
-	if grown {
+	for _, l := range sortedLengths(fresh) {
+		s := rangeSet(l)
+		e.sets[s.Name], e.have[s.Name] = s, map[string]string{}
+		b.AddSet(Table, s)
+	}
+	if len(fresh) > 0 {
 		b.Rewrite(Table, rangedChain(e.lengths))
 	}
 }

@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -61,15 +64,20 @@ func rangeSet(l length) nft.Set {
 	return nft.Set{Name: setRanges(l.family, l.bits), Key: []nft.Type{nft.Addr(l.family), nft.Proto, nft.Port, nft.Addr(l.family)}}
 }
 
+// sortedLengths returns lengths by family, the longest prefixes first.
+func sortedLengths(lengths map[length]bool) []length {
+	return slices.SortedFunc(maps.Keys(lengths), func(a, b length) int {
+		return cmp.Or(cmp.Compare(a.family, b.family), cmp.Compare(b.bits, a.bits))
+	})
+}
+
 // rangedChain looks in the set of each length that is used.
 func rangedChain(lengths map[length]bool) nft.Chain {
 	ch := nft.Chain{Name: chainRanged}
-	for _, f := range families {
-		for bits := f.Bits(); bits > 0; bits-- {
-			if lengths[length{f, bits}] {
-				ch.Rules = append(ch.Rules, nft.Say(nft.In(setRanges(f, bits), append(front(f), nft.Network(f, bits))...), nft.GoTo(chainAdmitted)))
-			}
-		}
+	for _, l := range sortedLengths(lengths) {
+		ch.Rules = append(ch.Rules, nft.Say(
+			nft.In(setRanges(l.family, l.bits), append(front(l.family), nft.Network(l.family, l.bits))...),
+			nft.GoTo(chainAdmitted)))
 	}
 	ch.Rules = append(ch.Rules, nft.Rule{Comment: "not in loadBalancerSourceRanges", Steps: []nft.Step{nft.Drop()}})
 	return ch
@@ -150,7 +158,7 @@ func layout(size func(set string) int, lengths map[length]bool) nft.Table {
 	refuse := one(nft.Say(nft.Reset()), nft.Say(nft.Reject()))
 	chain(chainReject, refuse)
 	chain(chainDrop, one(nft.Say(nft.Drop())))
-	for l := range lengths {
+	for _, l := range sortedLengths(lengths) {
 		t.Sets = append(t.Sets, rangeSet(l))
 	}
 	t.Chains = append(t.Chains, rangedChain(lengths))

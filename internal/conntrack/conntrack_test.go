@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/clarion-lb/clarion/internal/cluster"
 	"github.com/clarion-lb/clarion/internal/ipfam"
@@ -30,6 +32,11 @@ func TestDeleteTakesTheFlowAndNothingElse(t *testing.T) {
 				add rule inet t out ip6 daddr fd00::2 udp dport 1 dnat ip6 to 2001:db8::2`)
 			h.IP("route add default dev lo")
 			h.IP("-6 route add default dev lo")
+			// An IPv6 address is taken into use by a worker of the kernel, a little later.
+			nstest.Wait(t, 10*time.Second, "the addresses are usable", func() bool {
+				routes := h.IP("-6 route show table local")
+				return strings.Contains(routes, "2001:db8::1") && strings.Contains(routes, "2001:db8::2")
+			})
 			var c *Conn
 			var err error
 			h.Do(func() { c, err = Open() })
