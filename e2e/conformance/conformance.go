@@ -72,8 +72,8 @@ func (r Run) specs(ctx context.Context) (Outcome, error) {
 	if err := os.Remove(report); err != nil && !os.IsNotExist(err) {
 		return Outcome{}, fmt.Errorf("remove the report of an earlier run: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, r.ginkgo(), "run", "-procs="+strconv.Itoa(r.Procs), "-no-color", "-timeout=2h",
-		"-focus="+r.Focus, "-output-dir="+filepath.Dir(report), "-json-report="+filepath.Base(report), r.suite(), "--",
+	cmd := exec.CommandContext(ctx, r.ginkgo(), "run", "-procs="+strconv.Itoa(r.Procs), "-no-color", "-silence-skips",
+		"-timeout=2h", "-focus="+r.Focus, "-output-dir="+filepath.Dir(report), "-json-report="+filepath.Base(report), r.suite(), "--",
 		"-kubeconfig="+r.Lab.Kubeconfig(), "-provider=skeleton", "-num-nodes="+strconv.Itoa(len(r.Lab.Nodes())))
 	cmd.Stdout, cmd.Stderr = log, log
 	failed := proc.Run(cmd)

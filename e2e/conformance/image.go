@@ -53,6 +53,14 @@ func (r Run) makeImages(ctx context.Context, s *step.Step) ([]archive, error) {
 	if err != nil {
 		return nil, err
 	}
+	sources, err := r.sourcesOf(ctx, "k8s.io/kubernetes/test/images/agnhost/porter")
+	if err != nil {
+		return nil, err
+	}
+	files := []imagetar.File{{From: program, To: "/agnhost"},
+		// agnhost's TLS servers read these two, and without them do not start.
+		{From: filepath.Join(sources, "localhost.crt"), To: "/localhost.crt", Mode: 0o644},
+		{From: filepath.Join(sources, "localhost.key"), To: "/localhost.key", Mode: 0o644}}
 	list, err := proc.Output(exec.CommandContext(ctx, r.suite(), "-images"))
 	if err != nil {
 		return nil, fmt.Errorf("ask the suite for its images: %w", err)
@@ -63,10 +71,10 @@ func (r Run) makeImages(ctx context.Context, s *step.Step) ([]archive, error) {
 	}
 	var made []archive
 	for _, k := range []kind{agnhost, shell} {
-		key := hash(slices.Concat([]string{string(k), base, program}, names[k]))
+		key := hash(slices.Concat([]string{string(k), base, program, sources}, names[k]))
 		a := archive{filepath.Join(r.cache(), string(k)+"-"+key+".tar"), "clarion.dev/lab/conformance-" + string(k) + ":" + key}
-		img := imagetar.Image{Tags: append([]string{a.name}, names[k]...), Base: base,
-			Files: []imagetar.File{{From: program, To: "/agnhost"}}, Env: []string{searchPath}}
+		img := imagetar.Image{Tags: append([]string{a.name}, names[k]...), Base: base, Files: files,
+			Env: []string{searchPath}}
 		switch k {
 		case agnhost:
 			img.Entrypoint, img.Command = []string{"/agnhost"}, []string{"pause"}
@@ -80,6 +88,17 @@ func (r Run) makeImages(ctx context.Context, s *step.Step) ([]archive, error) {
 		made = append(made, a)
 	}
 	return made, nil
+}
+
+// sourcesOf is the directory of a Go package among the modules. It has the module's version in its name.
+func (r Run) sourcesOf(ctx context.Context, pkg string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-f", "{{.Dir}}", pkg)
+	cmd.Dir = filepath.Join(r.Root, "e2e")
+	dir, err := proc.Output(cmd)
+	if err != nil {
+		return "", fmt.Errorf("find the sources of %s: %w", pkg, err)
+	}
+	return strings.TrimSpace(dir), nil
 }
 
 // parseImages reads the answer to «-images»: lines of a kind and a name.
