@@ -11,6 +11,7 @@ import (
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/clarion-lb/clarion/internal/annotation"
 	"github.com/clarion-lb/clarion/internal/cluster"
 )
 
@@ -21,20 +22,20 @@ const (
 	labelHeadless  = v1.IsHeadlessService
 )
 
-// AnnotationShare is the key under which Services may share one address.
-const AnnotationShare = "clarion.dev/share"
-
 // service makes the plain value of a Service and its slices. class is the
 // loadBalancerClass that is ours beside none. It never fails: what cannot be
 // read is left out and told in problems, one sentence each.
 func service(svc *v1.Service, found []*discovery.EndpointSlice, class string) (s *cluster.Service, problems []string) {
 	c := &collector{subject: fmt.Sprintf("Service %s/%s", svc.Namespace, svc.Name)}
+	// The controller shares by the same reading: an agent that knew fewer names
+	// would withhold an address that was given to be shared.
+	share, _ := annotation.ForShare().Read(svc.Annotations)
 	s = &cluster.Service{
 		Key:           cluster.Key(svc.Namespace + "/" + svc.Name),
 		UID:           string(svc.UID),
 		Created:       svc.CreationTimestamp.Time,
 		ExternalIPs:   c.addresses("spec.externalIPs", svc.Spec.ExternalIPs),
-		ShareKey:      svc.Annotations[AnnotationShare],
+		ShareKey:      share,
 		InternalLocal: svc.Spec.InternalTrafficPolicy != nil && *svc.Spec.InternalTrafficPolicy == v1.ServiceInternalTrafficPolicyLocal,
 		ExternalLocal: svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal,
 		HealthPort:    uint16(svc.Spec.HealthCheckNodePort), // the API allows 0-65535 only
