@@ -22,7 +22,7 @@ type Set struct {
 	Name     string
 	Key      []Type
 	Data     []Type // what a map gives; Goto alone makes a map of verdicts
-	Interval bool   // elements are ranges
+	Interval bool   // elements are ranges; the key has one field, see Network for why
 	Dynamic  bool   // elements are added by rules, and go when their time is over
 	Size     uint32 // how many elements it may hold; 0 for no limit
 	Comment  string
@@ -69,10 +69,6 @@ const (
 	setMap      = 0x8
 	setTimeout  = 0x10
 	setEval     = 0x20
-	setConcat   = 0x80
-
-	descConcat = 2 // NFTA_SET_DESC_CONCAT
-	fieldLen   = 1 // NFTA_SET_FIELD_LEN
 )
 
 // The records in the user data that nft keeps beside a set, an element and a
@@ -87,9 +83,6 @@ const (
 	byteOrderHost    = 1
 	byteOrderNetwork = 2
 )
-
-// concatenated reports whether a type of several fields is meant.
-func concatenated(types []Type) bool { return len(types) > 1 }
 
 // width returns the size of a key or a value in bytes.
 func width(types []Type) int {
@@ -127,7 +120,6 @@ func (s Set) flags() uint32 {
 		{s.Interval, setInterval},
 		{s.isMap(), setMap},
 		{s.Dynamic, setTimeout | setEval},
-		{concatenated(s.Key) && s.Interval, setConcat},
 	} {
 		if bit.set {
 			f |= bit.bit
@@ -186,15 +178,6 @@ func (s Set) encode(e *nfnl.Encoder, table string, ref uint32) {
 	if s.Size > 0 {
 		e.Uint32(unix.NFTA_SET_DESC_SIZE, s.Size)
 	}
-	if concatenated(s.Key) && s.Interval {
-		fields := e.Nest(descConcat)
-		for _, t := range s.Key {
-			field := e.Nest(unix.NFTA_LIST_ELEM)
-			e.Uint32(fieldLen, uint32(t.size))
-			e.End(field)
-		}
-		e.End(fields)
-	}
 	e.End(desc)
 	e.Uint32(unix.NFTA_SET_ID, ref)
 	e.Bytes(unix.NFTA_SET_USERDATA, s.udata())
@@ -242,9 +225,6 @@ func (s Set) encodeElement(e *nfnl.Encoder, el Element) {
 		e.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
 	}
 	put(unix.NFTA_SET_ELEM_KEY, el.Key, s.Key)
-	if el.End != "" {
-		put(setElemKeyEnd, el.End, s.Key)
-	}
 	switch {
 	case el.Data == "":
 	case s.isVerdict():
@@ -260,8 +240,6 @@ func (s Set) encodeElement(e *nfnl.Encoder, el Element) {
 	e.End(item)
 }
 
-const setElemKeyEnd = 10 // NFTA_SET_ELEM_KEY_END
-
 // decodeElement reads one element as the kernel lists it.
 func (s Set) decodeElement(b []byte) (Element, error) {
 	var el Element
@@ -271,8 +249,6 @@ func (s Set) decodeElement(b []byte) (Element, error) {
 			el.Key = pad(nfnl.Find(v, unix.NFTA_DATA_VALUE))
 		case unix.NFTA_SET_ELEM_FLAGS:
 			el.Bound = nfnl.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
-		case setElemKeyEnd:
-			el.End = pad(nfnl.Find(v, unix.NFTA_DATA_VALUE))
 		case unix.NFTA_SET_ELEM_DATA:
 			if s.isVerdict() {
 				el.Data = nfnl.Text(nfnl.Find(v, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CHAIN))

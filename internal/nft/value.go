@@ -81,7 +81,6 @@ func (v Val) Number(m uint32) Val { return binary.NativeEndian.AppendUint32(v, m
 // they are immutable and comparable; Val makes them.
 type Element struct {
 	Key     string
-	End     string // the last key of an interval, in sets of several fields
 	Bound   bool   // the first key behind an interval, in sets of one field; see Interval
 	Data    string // what a map gives for the key; the chain's name where it gives a verdict
 	Comment string // for people who list the table; at most 120 bytes
