@@ -28,6 +28,9 @@ type Run struct {
 	Name  string // of the log and of the report, such as «conformance»
 	Focus string // a regular expression over the specs' full names
 	Procs int    // specs that run at the same time, at least 1
+	// From is the host of the lab in whose network the suite runs, such as the client, which reaches the addresses of
+	// Services. Nil is this machine, which reaches the API server only; that is enough for the conformance specs.
+	From *lab.Host
 }
 
 func (r Run) cache() string { return filepath.Join(r.Root, ".cache", "conformance") }
@@ -61,6 +64,14 @@ func (r Run) Do(ctx context.Context, steps *step.List) (Outcome, error) {
 	return outcome, err
 }
 
+// command is a command in the network of From.
+func (r Run) command(ctx context.Context, args ...string) *exec.Cmd {
+	if r.From != nil {
+		return r.From.NetCommand(ctx, args...)
+	}
+	return exec.CommandContext(ctx, args[0], args[1:]...)
+}
+
 // specs runs the suite and reads its report. Ginkgo's exit code only repeats what the report says, unless there is none.
 func (r Run) specs(ctx context.Context) (Outcome, error) {
 	log, err := os.Create(r.Lab.Log(r.Name))
@@ -72,7 +83,7 @@ func (r Run) specs(ctx context.Context) (Outcome, error) {
 	if err := os.Remove(report); err != nil && !os.IsNotExist(err) {
 		return Outcome{}, fmt.Errorf("remove the report of an earlier run: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, r.ginkgo(), "run", "-procs="+strconv.Itoa(r.Procs), "-no-color", "-silence-skips",
+	cmd := r.command(ctx, r.ginkgo(), "run", "-procs="+strconv.Itoa(r.Procs), "-no-color", "-silence-skips",
 		"-timeout=2h", "-focus="+r.Focus, "-output-dir="+filepath.Dir(report), "-json-report="+filepath.Base(report), r.suite(), "--",
 		"-kubeconfig="+r.Lab.Kubeconfig(), "-provider=skeleton", "-num-nodes="+strconv.Itoa(len(r.Lab.Nodes())))
 	cmd.Stdout, cmd.Stderr = log, log

@@ -31,6 +31,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	name := flags.String("name", "conformance", "the name of the report, .bench/NAME.json, and of the log")
 	focus := flags.String("focus", `\[sig-network\].*\[Conformance\]`, "a regular expression over the names of specs")
 	procs := flags.Int("procs", 3, "how many specs run at the same time")
+	from := flags.String("from", "", "the host of the lab in whose network the suite runs, such as client; empty for this machine")
 	dir := flags.String("lab", "../.lab", "the lab")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,6 +48,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	what := conformance.Run{Lab: l, Root: root, Name: *name, Focus: *focus, Procs: *procs}
+	if *from != "" {
+		if what.From, err = l.Host(*from); err != nil {
+			return err
+		}
+	}
 	outcome, err := what.Do(ctx, step.New(out))
 	if err != nil {
 		return err
