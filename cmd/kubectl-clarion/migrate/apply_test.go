@@ -69,7 +69,7 @@ func TestApplyGoesAsFarAsItCanAndOnFromThere(t *testing.T) {
 	if err := w.client.Tracker().Add(agents); err != nil {
 		t.Fatal(err)
 	}
-	p = plan("write-pools=done stop-controller=done install-clarion=by hand stop-speakers=waits remove-peer=by hand")
+	plan("write-pools=done stop-controller=done install-clarion=by hand stop-speakers=waits remove-peer=by hand")
 	services, err := w.client.CoreV1().Services("shop").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestApplyGoesAsFarAsItCanAndOnFromThere(t *testing.T) {
 	if err := w.client.Tracker().Add(service("new", "192.0.2.209")); err != nil {
 		t.Fatal(err)
 	}
-	p = plan("write-pools=done stop-controller=done install-clarion=by hand stop-speakers=waits remove-peer=by hand")
+	plan("write-pools=done stop-controller=done install-clarion=by hand stop-speakers=waits remove-peer=by hand")
 	fresh := service("new", "192.0.2.209")
 	fresh.Status.Conditions = []metav1.Condition{{Type: "clarion.dev/Assigned", Status: "True"}}
 	if err := w.client.Tracker().Update(v1.SchemeGroupVersion.WithResource("services"), fresh, "shop"); err != nil {
@@ -178,7 +178,7 @@ func TestReadSaysWhatIsMissing(t *testing.T) {
 		{"an old ConfigMap without its key", MetalLBName, newWorld(&v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "config"}}), "no key «config»"},
 		{"an old ConfigMap that cannot be read", MetalLBName, newWorld(&v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "config"}, Data: map[string]string{"config": "address-pools: 7"}}), "cannot be read"},
 		{"an old ConfigMap with a pool twice", MetalLBName, newWorld(&v1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "metallb-system", Name: "config"}, Data: map[string]string{"config": "address-pools: [{name: a}, {name: a}]"}}), "stands twice"},
-		{"no kube-vip", KubeVIP, newWorld(service("waits", "")), "there is nothing to take over"},
+		{"no kube-vip", KubeVIP, newWorld(service("of-another", "192.0.2.200 2001:db8:1::1")), "there is no kube-vip"},
 		{"another one", "cilium", newWorld(), `"cilium" cannot be taken over`},
 	}
 	for _, tt := range tests {

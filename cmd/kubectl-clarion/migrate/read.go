@@ -54,7 +54,7 @@ func (r *Reader) Read(ctx context.Context, from string) (State, Converted, error
 	if from == MetalLBName {
 		c, err = r.metalLB(ctx, namespace, s.Namespaces)
 	} else {
-		c, err = r.kubeVIP(ctx, namespace, s.Services)
+		c, err = r.kubeVIP(ctx, namespace, s)
 	}
 	return s, c, err
 }
@@ -282,17 +282,27 @@ func (r *Reader) legacy(ctx context.Context, namespace string) (Converted, error
 	return m.Convert(nil), nil
 }
 
+// knowsKubeVIP reports whether a Service has been in kube-vip's hands.
+func knowsKubeVIP(svc v1.Service) bool {
+	for key := range svc.Annotations {
+		if strings.HasPrefix(key, "kube-vip.io/") {
+			return true
+		}
+	}
+	return svc.Labels["implementation"] == "kube-vip"
+}
+
 // kubeVIP reads the ConfigMap of kube-vip's cloud provider. Without it the
 // addresses were all chosen by hand.
-func (r *Reader) kubeVIP(ctx context.Context, namespace string, services []v1.Service) (Converted, error) {
+func (r *Reader) kubeVIP(ctx context.Context, namespace string, s State) (Converted, error) {
 	cm, err := r.Client.CoreV1().ConfigMaps(namespace).Get(ctx, "kubevip", metav1.GetOptions{})
 	switch {
 	case err == nil:
 		return FromKubeVIP(cm), nil
 	case !apierrors.IsNotFound(err):
 		return Converted{}, unreadable(fmt.Sprintf("the ConfigMap %s/kubevip", namespace), err)
-	case !slices.ContainsFunc(services, func(s v1.Service) bool { return len(vips(&s)) > 0 }):
-		return Converted{}, errors.New("there is nothing to take over: neither the ConfigMap kubevip nor a Service with an address; name kube-vip's namespace with --peer-namespace")
+	case len(s.Peer.Controllers)+len(s.Peer.Speakers) == 0 && s.Peer.KeepSpeakers == "" && !slices.ContainsFunc(s.Services, knowsKubeVIP):
+		return Converted{}, errors.New("there is no kube-vip: neither its Pods, nor the ConfigMap kubevip, nor a Service with its annotations; name its namespace with --peer-namespace")
 	}
 	var c Converted
 	c.note(false, "pools", "there is no ConfigMap %s/kubevip, so the only pool is of the addresses in use: add addresses that new Services may get", namespace)
