@@ -118,7 +118,7 @@ func TestRender(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct{ set, want string }{
-		{"profile=full", "not in this version"},
+		{"profile=fast", "profile"},
 		{"nonsense", "KEY=VALUE"},
 	} {
 		if err := run([]string{"-set", tt.set, clarion}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), tt.want) {
