@@ -61,22 +61,18 @@ func name(spec types.SpecReport) string {
 	return spec.LeafNodeType.String()
 }
 
-// Write writes .bench/NAME.json below root, with the commit and the machine that the outcome belongs to.
-func (o Outcome) Write(name, root string) (path string, err error) {
-	about, err := bench.New(name, root)
-	if err != nil {
-		return "", err
-	}
+// Write writes .bench/NAME.json below root. About, made when the run began, has the name, the commit and the machine.
+func (o Outcome) Write(about *bench.Report, root string) (path string, err error) {
 	text, err := json.MarshalIndent(struct {
 		Bench  string         `json:"bench"`
 		Commit string         `json:"commit"`
 		Host   map[string]any `json:"host"`
 		Outcome
-	}{name, about.Commit, about.Host, o}, "", "  ")
+	}{about.Bench, about.Commit, about.Host, o}, "", "  ")
 	if err != nil {
 		return "", fmt.Errorf("encode the outcome: %w", err)
 	}
-	path = filepath.Join(root, ".bench", name+".json")
+	path = filepath.Join(root, ".bench", about.Bench+".json")
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("write the outcome: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/clarion-lb/clarion/e2e/bench"
 	"github.com/clarion-lb/clarion/e2e/conformance"
 	"github.com/clarion-lb/clarion/e2e/internal/step"
 	"github.com/clarion-lb/clarion/e2e/lab"
@@ -53,11 +54,15 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return err
 		}
 	}
+	about, err := bench.New(*name, root)
+	if err != nil {
+		return err
+	}
 	outcome, err := what.Do(ctx, step.New(out))
 	if err != nil {
 		return err
 	}
-	path, err := outcome.Write(*name, root)
+	path, err := outcome.Write(about, root)
 	if err != nil {
 		return err
 	}
