@@ -154,12 +154,11 @@ func (m *Machine) noHeir(u *unit) {
 
 // Why a peer would not take a unit.
 const (
-	whyUnknown  = "the node does not know the address yet"
-	whyUnable   = "the node may not announce it"
-	whyOwned    = "another node owns it"
-	whyStale    = "the request is older than what is known"
-	whyDeaf     = "nothing is heard on the segment"
-	whyNoAnswer = "no answer"
+	whyUnknown = "the node does not know the address yet"
+	whyUnable  = "the node may not announce it"
+	whyOwned   = "another node owns it"
+	whyStale   = "the request is older than what is known"
+	whyDeaf    = "nothing is heard on the segment"
 )
 
 // handover takes what an owner gives away, if it is the owner.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // weight is the rendezvous weight of a node for a key: FNV-1a over both,
@@ -146,7 +147,7 @@ func (m *Machine) rankLoose() {
 		return
 	}
 	m.rerank = false
-	m.nextRank = m.after(rankEvery + rankPerUnit*timeOf(len(m.loose)))
+	m.nextRank = m.after(rankEvery + rankPerUnit*time.Duration(len(m.loose)))
 	spreads := map[*segment]*spread{}
 	for _, u := range sortedUnits(m.loose) {
 		s := spreads[u.seg]
@@ -159,7 +160,7 @@ func (m *Machine) rankLoose() {
 			rank = 0
 		}
 		if u.state == waiting && !u.yielded {
-			if at := max(u.waitFrom+rankStep*timeOf(rank), m.now+1); at != u.at {
+			if at := max(u.waitFrom+rankStep*time.Duration(rank), m.now+1); at != u.at {
 				m.timers.set(u, at)
 			}
 		}

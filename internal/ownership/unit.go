@@ -23,8 +23,6 @@ func (s state) String() string {
 	return [...]string{"idle", "waiting", "probing", "owning", "verifying"}[s]
 }
 
-func timeOf(n int) time.Duration { return time.Duration(n) }
-
 // A unit is what this node knows of one.
 type unit struct {
 	Unit
