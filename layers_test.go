@@ -23,7 +23,6 @@ var owners = map[string][]string{
 	"github.com/mdlayher/packet":         {"speaker"},
 	"github.com/vishvananda/netlink":     {"internal/rtnl"},
 	"github.com/vishvananda/netns":       {"internal/nstest", "internal/rtnl"},
-	"github.com/google/nftables":         {"internal/nft"},
 	"github.com/hashicorp/memberlist":    {"internal/member"},
 	"github.com/containernetworking/":    {"cni/plugin", "cmd/clarion-cni"},
 	"github.com/prometheus/":             {"internal/metrics", "provider", "cmd/"},
@@ -88,7 +87,7 @@ func TestAllowed(t *testing.T) {
 		{"speaker", "k8s.io/api/core/v1", false},
 		{"internal/watch", "k8s.io/api/core/v1", true},
 		{"internal/cluster", module + "speaker", false},
-		{"proxy", "github.com/google/nftables/expr", false},
+		{"proxy", "github.com/vishvananda/netlink/nl", false},
 		{"proxy/sub", module + "proxy", true},
 	}
 	for _, tt := range tests {
