@@ -63,6 +63,12 @@ type Stray struct {
 
 // PoolsOf makes the value of what was read.
 func PoolsOf(c *Cluster) Pools {
+	out, _ := poolsOf(c)
+	return out
+}
+
+// poolsOf also returns the snapshot that it was made of.
+func poolsOf(c *Cluster) (Pools, *provider.Snapshot) {
 	inForce, wrong, pending := c.pools()
 	snapshot, problems := c.snapshot(inForce)
 	out := Pools{Problems: []Problem{}, Pools: []Pool{}, Stranded: []Stray{}, Gaps: append([]string{}, c.Gaps...),
@@ -97,7 +103,7 @@ func PoolsOf(c *Cluster) Pools {
 		}
 		out.Pools = append(out.Pools, pool)
 	}
-	return out
+	return out, snapshot
 }
 
 func exhausted(f ipfam.Family, used int, total *big.Int) string {

@@ -72,15 +72,17 @@ const patience = 15 * time.Second
 
 // StatusOf makes the value of what was read.
 func StatusOf(c *Cluster) Status {
-	pools := PoolsOf(c)
-	inForce, _, _ := c.pools()
-	snapshot, _ := c.snapshot(inForce)
+	pools, snapshot := poolsOf(c)
+	services := map[cluster.Key]*v1.Service{}
+	for i := range c.Services {
+		services[keyOf(&c.Services[i])] = &c.Services[i]
+	}
 	out := Status{Problems: []Problem{}, Pools: pools.Pools, VIPs: []VIP{}, Waiting: []Waiting{}, Nodes: []Node{}, Gaps: pools.Gaps}
 	var controller, nodes []Problem
 	out.Controller, controller = c.controller()
 	owners := c.owners()
 	out.Nodes, nodes = c.nodes(owners)
-	out.Problems = append(out.Problems, slices.Concat(controller, nodes, pools.Problems, c.twoOwners(), c.serviceProblems(snapshot, owners))...)
+	out.Problems = append(out.Problems, slices.Concat(controller, nodes, pools.Problems, c.twoOwners(), c.serviceProblems(snapshot, services, owners))...)
 
 	byAddr := map[netip.Addr]*VIP{}
 	for _, key := range slices.Sorted(maps.Keys(snapshot.Answers)) {
@@ -102,7 +104,7 @@ func StatusOf(c *Cluster) Status {
 			}
 		}
 		if len(a.Shown) == 0 {
-			why := strings.TrimPrefix(assigned(c.service(key), a).Message, string(key)+" ")
+			why := strings.TrimPrefix(assigned(services[key], a).Message, string(key)+" ")
 			if due := due(a); len(due) > 0 {
 				why = notWritten(due)
 			}
@@ -332,16 +334,13 @@ func (c *Cluster) twoOwners() []Problem {
 
 // serviceProblems tells of Services that lack something, the oldest first, and
 // in one line of those that lack the same.
-func (c *Cluster) serviceProblems(snapshot *provider.Snapshot, owners map[netip.Addr][]Owner) []Problem {
+func (c *Cluster) serviceProblems(snapshot *provider.Snapshot, services map[cluster.Key]*v1.Service, owners map[netip.Addr][]Owner) []Problem {
 	keys := slices.SortedFunc(maps.Keys(snapshot.Answers), func(a, b cluster.Key) int {
 		return cmp.Or(snapshot.Answers[a].Request.Created.Compare(snapshot.Answers[b].Request.Created), cmp.Compare(a, b))
 	})
 	var whats []string
 	lack := map[string][]string{} // what is told, the Services
-	services, asked := map[cluster.Key]*v1.Service{}, c.allAsked()
-	for i := range c.Services {
-		services[keyOf(&c.Services[i])] = &c.Services[i]
-	}
+	asked := c.allAsked()
 	for _, key := range keys {
 		a, svc := snapshot.Answers[key], services[key]
 		tell := func(what string) {
