@@ -12,7 +12,7 @@ import (
 )
 
 var (
-	histories = flag.Int("histories", 300, "how many random histories TestHistories plays")
+	histories = flag.Int("histories", 200, "how many random histories TestHistories plays")
 	seedFlag  = flag.Uint64("seed", 0, "play the one history of this seed and print it")
 	onlyFault = flag.String("fault", "", "only this fault in TestHistories")
 	base      = flag.Uint64("base", 1, "seed of the first history")

@@ -90,8 +90,8 @@ func TestLargeClusters(t *testing.T) {
 		fault string
 	}{{40, "poweroff"}, {40, "partition"}, {40, "isolate"}, {40, "freeze"}, {100, "poweroff"}, {100, "partition"}} {
 		t.Run(fmt.Sprint(tt.nodes, " nodes, ", tt.fault), func(t *testing.T) {
-			if tt.nodes > 40 && *histories < 1000 || tt.fault != "poweroff" && *histories < 300 {
-				t.Skip("takes long; run with -histories=1000")
+			if tt.nodes > 40 && *histories < 1000 || tt.fault != "poweroff" && *histories < 1000 {
+				t.Skip("takes minutes; run with -histories=1000")
 			}
 			s := alone(tt.fault, tt.nodes, 60, 0.01, true)
 			s.seed, s.count, s.late, s.pinFault = *base, 2, true, 0
