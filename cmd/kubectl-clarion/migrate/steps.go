@@ -33,9 +33,8 @@ func (s State) steps(p Plan, mine []v1.Service, keys map[cluster.Key]string) []S
 	for _, d := range s.Peer.Controllers {
 		steps = append(steps, stopController(d))
 	}
-	install := s.install(mine)
-	steps = append(steps, install)
-	steps = append(steps, s.stopSpeakers(install.Progress == Done)...)
+	steps = append(steps, s.install(mine))
+	steps = append(steps, s.stopSpeakers()...)
 	steps = append(steps, Step{Kind: RemovePeer, Object: s.Peer.Name, What: "remove what is left of " + s.Peer.Name + " when you are content", Progress: ByHand,
 		Why: "its controller must not come back: it would write into the same Services. Until then everything can be undone"})
 	blocked := false // by a step that a person has to do
@@ -149,7 +148,8 @@ func (p Peer) silence() string {
 	return why
 }
 
-func (s State) stopSpeakers(installed bool) []Step {
+// stopSpeakers come last: steps lets them wait until Clarion is installed.
+func (s State) stopSpeakers() []Step {
 	var out []Step
 	for _, d := range s.Peer.Speakers {
 		step := Step{Kind: StopSpeakers, Object: d.Namespace + "/" + d.Name, What: fmt.Sprintf("take the DaemonSet off the nodes, by the nodeSelector %s", retired), Progress: Ready,
@@ -164,8 +164,6 @@ func (s State) stopSpeakers(installed bool) []Step {
 		case len(d.OwnerReferences) > 0:
 			step.Progress = ByHand
 			step.Why = fmt.Sprintf("%s; it belongs to %s %s, which would put it back: stop that first", step.Why, d.OwnerReferences[0].Kind, d.OwnerReferences[0].Name)
-		case !installed:
-			step.Progress = Waits
 		}
 		out = append(out, step)
 	}
