@@ -277,7 +277,7 @@ func (c *Controller) lead(ctx context.Context) error {
 	c.stats.provider.Store(p)
 	defer c.stats.provider.Store(nil)
 
-	controller, err := service.New(p, client{c.client, p.writes}, p.ours, c.shared.Core().V1().Nodes(), Name, featuregate.NewFeatureGate())
+	controller, err := service.New(p, client{c.client, p.writes}, p.ours, stillNodes{c.shared.Core().V1().Nodes()}, Name, featuregate.NewFeatureGate())
 	if err != nil {
 		return fmt.Errorf("make the service controller: %w", err)
 	}

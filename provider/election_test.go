@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,9 +77,9 @@ func TestALeaderThatCannotRenewGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAPI()
 		setPools(a, "default", pool8)
-		cut := false
+		var cut atomic.Bool
 		a.before = func(client string, action clienttesting.Action) error {
-			if cut && client == "one" {
+			if cut.Load() && client == "one" {
 				return apierrors.NewServiceUnavailable("the cable is out")
 			}
 			return nil
@@ -89,7 +90,7 @@ func TestALeaderThatCannotRenewGivesUp(t *testing.T) {
 		time.Sleep(3 * time.Second)
 
 		started := time.Now()
-		cut = true
+		cut.Store(true)
 		if err := oneEnds.wait(); !errors.Is(err, ErrDeposed) || !strings.Contains(err.Error(), "lease") {
 			t.Errorf("one ended with %v", err)
 		}

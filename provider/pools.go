@@ -132,7 +132,7 @@ func (p *pools) sync(ctx context.Context) error {
 		// Stranded, adopted or waiting: any condition may read differently now.
 		p.provider.ours.KickAll(everyService)
 	}
-	problems := append(p.problems[:len(p.problems):len(p.problems)], collide(p.now.Pools, p.guard.now)...)
+	problems := append(p.problems[:len(p.problems):len(p.problems)], collide(p.now.Pools, p.guard.ranges())...)
 	p.stats.problems.Set(float64(len(problems)))
 	text := strings.Join(problems, "\n")
 	if text != p.logged {

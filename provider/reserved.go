@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	v1 "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
@@ -72,7 +73,23 @@ type guard struct {
 	log      *slog.Logger
 	changed  func() // the ranges are others now
 
-	now []allocator.Reserved // in force; owned by load, then by the loop
+	mu  sync.Mutex
+	now []allocator.Reserved // in force; nobody writes into it
+}
+
+// ranges returns what is in force.
+func (g *guard) ranges() []allocator.Reserved {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.now
+}
+
+// set puts ranges in force.
+func (g *guard) set(ranges []allocator.Reserved) {
+	g.provider.alloc.SetReserved(ranges)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.now = ranges
 }
 
 // sync is the loop's function. It costs nothing when no range changed.
@@ -82,8 +99,7 @@ func (g *guard) sync(context.Context) error {
 		return err
 	}
 	before := g.provider.collisions()
-	g.provider.alloc.SetReserved(ranges)
-	g.now = ranges
+	g.set(ranges)
 	g.provider.signal()
 	after := g.provider.collisions()
 	for key, what := range before {
@@ -106,8 +122,7 @@ func (g *guard) begin() error {
 	if err != nil {
 		return err
 	}
-	g.provider.alloc.SetReserved(ranges)
-	g.now = ranges
+	g.set(ranges)
 	return nil
 }
 
@@ -124,7 +139,7 @@ func (g *guard) load() ([]allocator.Reserved, error) {
 		}
 	}
 	ranges, problems := reserved(nodes, cidrs, g.extra)
-	if slices.Equal(ranges, g.now) {
+	if slices.Equal(ranges, g.ranges()) {
 		return nil, nil
 	}
 	for _, p := range problems {
