@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,6 +290,7 @@ func (l *ledger) Run(ctx context.Context) error {
 		case <-idle.C:
 			flush = true
 		}
+		runtime.Gosched() // whoever is about to join may do so; nobody waits for it
 		b := l.take()
 		if b == nil && !flush {
 			idle.Reset(lingering) // only departures: let the next write take them along
