@@ -122,7 +122,17 @@ func TestHistories(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d histories, %d failed; %s", len(results), failed, summary(results))
+	var open, closed []result
+	for _, r := range results {
+		if r.setup.closed {
+			closed = append(closed, r)
+		} else {
+			open = append(open, r)
+		}
+	}
+	t.Logf("%d histories, %d failed", len(results), failed)
+	t.Logf("%d with all ports open: %s", len(open), summary(open))
+	t.Logf("%d with a node whose gossip port is closed: %s", len(closed), summary(closed))
 }
 
 // summary puts the figures of some histories into a line.
